@@ -1,0 +1,29 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test soak clean
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# Search the demo, or finish the search that is there, then merge the winner.
+demo: .venv/installed
+	if [ -e runs/demo ]; then $(BIN)/evomerge resume demo; else $(BIN)/evomerge search experiment=demo; fi
+	rm -rf runs/demo/model
+	$(BIN)/evomerge merge runs/demo/best.yaml runs/demo/model
+	$(BIN)/evomerge score runs/demo/model suite=demo --split holdout
+
+test: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest
+
+soak: .venv/installed
+	$(BIN)/pytest -m soak
+
+clean:
+	rm -rf .venv runs/demo

@@ -1,0 +1,257 @@
+"""Configs: Hydra composes them, pydantic checks them. The only module that knows Hydra."""
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+
+from evomerge.errors import ConfigError, nearest
+from evomerge.genome import GenomeConfig
+from evomerge.optimize import OptimizerConfig
+from evomerge.recipe import ModelRef
+from fitness.suite import SuiteConfig
+from fitness.validation import validated
+
+PACKAGE = Path(__file__).resolve().parent
+RESUMABLE = ("budget", "workers")  # what a resume may change without becoming another study
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSource(_Config):
+    """A checkpoint: a local folder or a hub id, perhaps with a LoRA adapter on top."""
+
+    path: str
+    revision: str | None = None
+    adapter: str | None = None
+    adapter_revision: str | None = None
+
+    @property
+    def ref(self) -> ModelRef:
+        """The same as a recipe writes it."""
+        return ModelRef(**self.model_dump())
+
+
+def _as_source(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str) else value
+
+
+class ModelsConfig(_Config):
+    """What is merged: a base and its fine-tunes."""
+
+    base: ModelSource
+    parents: tuple[ModelSource, ...] = Field(min_length=1)
+    dtype: str = "bfloat16"
+    tokenizer: dict[str, Any] = {"source": "base"}
+
+    @field_validator("base", mode="before")
+    @classmethod
+    def _base(cls, value: Any) -> Any:
+        return _as_source(value)
+
+    @field_validator("parents", mode="before")
+    @classmethod
+    def _parents(cls, value: Any) -> Any:
+        return [_as_source(entry) for entry in value] if isinstance(value, list) else value
+
+    @field_validator("parents")
+    @classmethod
+    def _distinct(cls, parents: tuple[ModelSource, ...]) -> tuple[ModelSource, ...]:
+        refs = [parent.ref for parent in parents]
+        if len(set(refs)) < len(refs):
+            raise ValueError("a parent is named twice; name each once")
+        return parents
+
+
+class WorkersConfig(_Config):
+    """Where candidates are merged and scored."""
+
+    count: int = Field(1, ge=1)
+    cpus: int = Field(1, ge=1)
+    gpus: float = Field(0, ge=0)
+    device: str = "auto"
+    timeout: float | None = Field(None, gt=0)
+    address: str | None = None
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError("must be finite")
+    return value
+
+
+class BudgetConfig(_Config):
+    """When a search stops proposing."""
+
+    candidates: int = Field(200, ge=1)
+    hours: Annotated[float, Field(gt=0), AfterValidator(_finite)] | None = None
+
+
+class SearchConfig(_Config):
+    """One search: the identity of a study."""
+
+    study: str
+    runs_dir: Path
+    seed: int = Field(0, ge=0)
+    budget: BudgetConfig = BudgetConfig()
+    finalists: int = Field(3, ge=1)
+    models: ModelsConfig
+    genome: GenomeConfig
+    optimizer: OptimizerConfig
+    suite: SuiteConfig
+    workers: WorkersConfig = WorkersConfig()
+
+    @property
+    def folder(self) -> Path:
+        """The study's folder."""
+        return self.runs_dir / self.study
+
+
+class ScoreConfig(_Config):
+    """What `evomerge score` needs."""
+
+    suite: SuiteConfig
+    workers: WorkersConfig = WorkersConfig()
+
+
+def conf_dir() -> Path:
+    """The folder of the shipped options: inside the package when installed, beside it in a checkout."""
+    inside = PACKAGE / "conf"
+    return inside if inside.is_dir() else PACKAGE.parent / "conf"
+
+
+def search_config(overrides: Sequence[str], config_dir: Path | None = None) -> SearchConfig:
+    """Compose and check the config of a search.
+
+    Raises:
+        ConfigError: unknown option, key or value.
+        SuiteError: the suite is not valid.
+    """
+    data = _compose("search", overrides, config_dir)
+    root = (config_dir or Path.cwd()).absolute()
+    _absolute_models(data.get("models"), root)
+    _absolute_includes(data, root)
+    if isinstance(data.get("runs_dir"), str):
+        data["runs_dir"] = os.path.abspath(os.path.expanduser(data["runs_dir"]))
+    return search_config_of(data, "config")
+
+
+def score_config(overrides: Sequence[str], config_dir: Path | None = None) -> ScoreConfig:
+    """Compose and check the config of a scoring. Raises as `search_config`."""
+    data = _compose("score", overrides, config_dir)
+    _absolute_includes(data, (config_dir or Path.cwd()).absolute())
+    return validated(ScoreConfig, data, "config", ConfigError)
+
+
+def search_config_of(data: dict[str, Any], where: str) -> SearchConfig:
+    """Check a resolved config, as it lies in a study. Raises ConfigError."""
+    return validated(SearchConfig, data, where, ConfigError)
+
+
+def resumed_config(config: SearchConfig, overrides: Sequence[str]) -> SearchConfig:
+    """The config of a study that is resumed under another budget or with other workers.
+
+    Raises:
+        ConfigError: an override is malformed or would make it another study.
+    """
+    for override in overrides:
+        key, equals, _ = override.partition("=")
+        if not equals:
+            raise ConfigError("override without a value", where=override, expected="key=value")
+        if key.split(".")[0] not in RESUMABLE or "." not in key:
+            raise ConfigError(
+                "a resume cannot change what a study is",
+                where=key,
+                expected="budget.<key> or workers.<key>",
+                remedy="start a new study for anything else",
+            )
+    changes = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
+    merged = OmegaConf.to_container(OmegaConf.merge(config.model_dump(mode="json"), changes))
+    assert isinstance(merged, dict)
+    return search_config_of({str(key): value for key, value in merged.items()}, "override")
+
+
+@contextmanager
+def _hydra(config_dir: Path | None) -> Iterator[list[str]]:
+    OmegaConf.register_new_resolver("demo", lambda name: str(PACKAGE / "demo" / name), replace=True)
+    search_path = []
+    if config_dir is not None:
+        if not config_dir.is_dir():
+            raise ConfigError(
+                "no such config folder", where=config_dir, expected="a folder", remedy="check --config-dir"
+            )
+        search_path = [f"hydra.searchpath=[file://{config_dir.absolute()}]"]
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+            yield search_path
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def _compose(name: str, overrides: Sequence[str], config_dir: Path | None) -> dict[str, Any]:
+    with _hydra(config_dir) as search_path:
+        try:
+            config = compose(name, overrides=[*overrides, *search_path])
+            data = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        except MissingMandatoryValue as error:
+            key = str(error).rsplit(": ", 1)[-1]
+            raise ConfigError(
+                "value missing", where=key, expected=f"{key}=VALUE", remedy="add it to the command line"
+            ) from error
+        except MissingConfigException as error:
+            asked = Path(error.missing_cfg_file or "").stem
+            known = list(error.options or [])
+            remedy = nearest(asked, known) if known else "check the name and --config-dir"
+            raise ConfigError("no such option", where=error.missing_cfg_file, remedy=remedy) from error
+        except (HydraException, OmegaConfBaseException) as error:
+            cause = error.__cause__ or error
+            lines = [line.strip() for line in f"{error}\n{'' if cause is error else cause}".splitlines()]
+            raise ConfigError(" ".join(line for line in lines if line), where="config") from error
+    assert isinstance(data, dict)
+    return {str(key): value for key, value in data.items()}
+
+
+def _absolute_models(models: Any, root: Path) -> None:
+    if not isinstance(models, dict):
+        return
+    if "base" in models:
+        models["base"] = _absolute_source(models["base"], root)
+    if isinstance(models.get("parents"), list):
+        models["parents"] = [_absolute_source(parent, root) for parent in models["parents"]]
+
+
+def _absolute_source(source: Any, root: Path) -> Any:
+    if isinstance(source, str):
+        return absolute_model(source, root)
+    if isinstance(source, dict):
+        return source | {
+            key: absolute_model(source[key], root) for key in ("path", "adapter") if isinstance(source.get(key), str)
+        }
+    return source
+
+
+def absolute_model(path: str, root: Path) -> str:
+    """A model's path made absolute where it names a folder; a hub id stays as it is."""
+    local = root / Path(path).expanduser()
+    explicit = path.startswith((".", "/", "~"))
+    return os.path.normpath(local) if explicit or local.exists() else path
+
+
+def _absolute_includes(data: dict[str, Any], root: Path) -> None:
+    suite = data.get("suite")
+    if isinstance(suite, dict) and isinstance(suite.get("include_path"), list):
+        suite["include_path"] = [
+            os.path.normpath(root / Path(entry).expanduser()) if isinstance(entry, str) else entry
+            for entry in suite["include_path"]
+        ]
