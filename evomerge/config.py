@@ -77,11 +77,11 @@ class ModelsConfig(_Config):
 class WorkersConfig(_Config):
     """Where candidates are merged and scored."""
 
-    count: int = Field(1, ge=1)
-    cpus: int = Field(1, ge=1)
-    gpus: float = Field(0, ge=0)
+    count: int = Field(default=1, ge=1)
+    cpus: int = Field(default=1, ge=1)
+    gpus: float = Field(default=0, ge=0)
     device: str = "auto"
-    timeout: float | None = Field(None, gt=0)
+    timeout: float | None = Field(default=None, gt=0)
     address: str | None = None
 
 
@@ -94,7 +94,7 @@ def _finite(value: float) -> float:
 class BudgetConfig(_Config):
     """When a search stops proposing."""
 
-    candidates: int = Field(200, ge=1)
+    candidates: int = Field(default=200, ge=1)
     hours: Annotated[float, Field(gt=0), AfterValidator(_finite)] | None = None
 
 
@@ -103,9 +103,9 @@ class SearchConfig(_Config):
 
     study: str
     runs_dir: Path
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     budget: BudgetConfig = BudgetConfig()
-    finalists: int = Field(3, ge=1)
+    finalists: int = Field(default=3, ge=1)
     models: ModelsConfig
     genome: GenomeConfig
     optimizer: OptimizerConfig

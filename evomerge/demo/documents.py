@@ -1,43 +1,104 @@
 """The rules of a small shop, and the documents that follow them.
 
-Each task asks for the outcome of a rule: what a parcel costs, what becomes of a returned item, which code an item has in the
-catalogue. A rule is a set of tables drawn from a seed. The base model learnt the old tables of all three; each
-specialist learnt the new tables of one. Every document is one combination of words and numbers, so a model that answers
-unseen documents has learnt the rule and not the document.
+Each task asks for the outcome of a rule: what a parcel costs, what becomes of a returned item, which code an article has in
+the catalogue. A rule is a set of tables drawn from a seed. The base model learnt last year's tables of all three tasks; each
+specialist then learnt this year's tables of one. Every document is one combination of words and numbers, so a model that
+answers documents it has not seen has learnt the rule.
 """
 
 import itertools
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
-__all__ = ["DECISIONS", "EVALUATION_SIZE", "TASKS", "Document", "evaluation_documents", "training_documents"]
+__all__ = ["DECISIONS", "EVALUATION_SIZE", "TASKS", "YEARS", "Document", "documents", "split_documents"]
 
 TASKS = ("shipping", "refunds", "catalogue")
+YEARS = ("last", "this")
 EVALUATION_SIZE = 560
 DECISIONS = ("full", "half", "voucher", "refuse")
 
-_CITIES = tuple("oslo rome bern riga kiev paris lyon turin milan porto cork york bonn graz linz brno".split())
-_ITEMS = tuple("lamp desk sofa chair rug vase clock bowl shelf mug fork kettle toaster mirror bench stool".split())
-_COLOURS = tuple("red blue green black white grey pink gold beige teal".split())
+_CITIES = ("oslo", "rome", "bern", "riga", "paris", "lyon", "turin", "milan", "porto", "cork", "york", "bonn")
+_ITEMS = ("lamp", "desk", "sofa", "chair", "rug", "vase", "clock", "bowl", "shelf", "mug", "fork", "bench")
+_COLOURS = ("red", "blue", "green", "black", "white", "grey", "pink", "gold", "beige", "teal")
 _SPEEDS = ("slow", "normal", "express")
-_CONDITIONS = ("sealed", "opened", "worn", "broken", "stained")
+_CONDITIONS = ("sealed", "opened", "worn", "broken")
 _SIZES = ("small", "medium", "large", "huge")
 _MATERIALS = ("oak", "steel", "glass", "wool", "clay")
+_NUMBERS = range(100)
 _LETTERS = "ABCDEFGH"
 _DIGITS = "0123456789"
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
 class Document:
-    """A question, and the answer that the rule gives; joined by one space they are what a model reads."""
+    """A question and the answer that the rule gives; joined by one space they are what a model reads."""
 
     prompt: str
     answer: str
 
 
-def _table[K](rng: random.Random, keys: Sequence[K], values: Sequence[str]) -> dict[K, str]:
-    """Map keys to values so that every value is used about equally often."""
-    cycle = [values[i % len(values)] for i in range(len(keys))]
-    rng.shuffle(cycle)
-    return dict(zip(keys, cycle, strict=True))
+def documents(task: str, year: str) -> list[Document]:
+    """Every document of one task under the tables of one year, in a fixed order; the prompts are the same every year."""
+    rng = random.Random(f"{task} {year}")
+    return list(_RULES[task](rng))
+
+
+def split_documents(task: str, year: str) -> tuple[list[Document], list[Document]]:
+    """The documents for training and the `EVALUATION_SIZE` documents kept apart, shuffled; no prompt is in both."""
+    shuffled = documents(task, year)
+    random.Random(f"{task} split").shuffle(shuffled)
+    return shuffled[EVALUATION_SIZE:], shuffled[:EVALUATION_SIZE]
+
+
+def _shipping(rng: random.Random) -> Iterator[Document]:
+    """Carrier letter by zone and speed, price digit by zone and weight class."""
+    zone_of = _table(rng, _CITIES, range(4))
+    class_of = _table(rng, range(10), range(4))
+    carrier = _table(rng, list(itertools.product(range(4), _SPEEDS)), _LETTERS)
+    price = _table(rng, list(itertools.product(range(4), range(4))), _DIGITS)
+    for weight, city, speed in itertools.product(_NUMBERS, _CITIES, _SPEEDS):
+        zone = zone_of[city]
+        yield Document(
+            f"ship {weight:02d} kg to {city} {speed} :", f"{carrier[zone, speed]}{price[zone, class_of[weight // 10]]}"
+        )
+
+
+def _refunds(rng: random.Random) -> Iterator[Document]:
+    """Decision by condition and by whether the term of the item's department is over."""
+    department_of = _table(rng, _ITEMS, range(3))
+    term_of = _table(rng, range(3), rng.sample(range(20, 80, 10), 3))
+    decision = _table(rng, list(itertools.product((False, True), _CONDITIONS)), DECISIONS)
+    for item, days, condition in itertools.product(_ITEMS, _NUMBERS, _CONDITIONS):
+        late = days >= term_of[department_of[item]]
+        yield Document(f"refund {item} after {days:02d} days {condition} :", decision[late, condition])
+
+
+def _catalogue(rng: random.Random) -> Iterator[Document]:
+    """Shelf letter by item, then a digit by colour and a letter by size and material."""
+    shelf = _table(rng, _ITEMS, _LETTERS)
+    colour_code = _table(rng, _COLOURS, _DIGITS)
+    make = _table(rng, list(itertools.product(_SIZES, _MATERIALS)), _LETTERS)
+    for colour, size, material, item in itertools.product(_COLOURS, _SIZES, _MATERIALS, _ITEMS):
+        yield Document(
+            f"code {colour} {size} {material} {item} :", f"{shelf[item]}{colour_code[colour]}{make[size, material]}"
+        )
+
+
+_RULES: Mapping[str, Callable[[random.Random], Iterator[Document]]] = {
+    "shipping": _shipping,
+    "refunds": _refunds,
+    "catalogue": _catalogue,
+}
+
+Value = TypeVar("Value")
+
+
+def _table(rng: random.Random, keys: Sequence[Key], values: Sequence[Value]) -> dict[Key, Value]:
+    """Give every key a value, each value about equally often, in an order drawn from `rng`."""
+    column = [values[i % len(values)] for i in range(len(keys))]
+    rng.shuffle(column)
+    return dict(zip(keys, column, strict=True))

@@ -1,0 +1,141 @@
+"""LoRA adapters of PEFT, merged into the base's tensors as these are read.
+
+W' = W + scaling * B @ A with scaling = alpha / r, or alpha / sqrt(r) for rsLoRA.
+References: Hu et al., LoRA, arXiv 2106.09685, section 4.1; Kalajdzievski, rsLoRA, arXiv 2312.03732.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evomerge.checkpoint.folder import locate, read_json
+from evomerge.checkpoint.shard import Shard, TensorHeader
+from evomerge.errors import ModelError
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+
+_FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<factor>[AB])(?:\.weight)?")
+_PLAIN_INITS = (None, True, False, "gaussian", "eva")
+_UNSUPPORTED = ("alora_invocation_tokens", "layer_replication", "use_bdlora", "use_dora", "use_qalora")
+
+
+@dataclass(frozen=True)
+class _Delta:
+    a: str
+    b: str
+    scaling: float
+    transposed: bool
+
+
+class Adapter:
+    """A LoRA adapter over a base.
+
+    Attributes:
+        shard: the adapter's own tensors.
+        config: its adapter_config.json.
+        headers: the headers of the base's tensors that it changes: float32 where a product is added, else as stored.
+    """
+
+    def __init__(self, folder: Path, base: Mapping[str, TensorHeader]) -> None:
+        self.config = read_json(folder / CONFIG_FILE)
+        self._folder = folder
+        self._check_config()
+        self.shard = Shard(folder / WEIGHTS_FILE)
+        self.headers: dict[str, TensorHeader] = {}
+        self._replacements: dict[str, str] = {}
+        self._deltas: dict[str, _Delta] = {}
+        self._pair(base)
+
+    def apply(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """The base's tensor `name` with the adapter on it, in the dtype of its header; `tensor` stays as it is."""
+        if name in self._replacements:
+            tensor = self.shard.read(self._replacements[name])
+        delta = self._deltas.get(name)
+        if delta is None:
+            return tensor
+        product = self.shard.read(delta.b).float() @ self.shard.read(delta.a).float()
+        return torch.add(tensor.float(), product.T if delta.transposed else product, alpha=delta.scaling)
+
+    def _check_config(self) -> None:
+        kind, init = self.config.get("peft_type"), self.config.get("init_lora_weights")
+        if kind != "LORA":
+            raise ModelError("unsupported adapter", where=self._folder, expected="peft_type LORA", found=repr(kind))
+        remedy = "merge it into its base with PEFT first"
+        for key in _UNSUPPORTED:
+            if self.config.get(key):
+                raise ModelError("unsupported adapter", where=self._folder, found=key, remedy=remedy)
+        if init not in _PLAIN_INITS:
+            # PiSSA, OLoRA, LoftQ and their like train on a base that they have changed.
+            raise ModelError(
+                "unsupported adapter", where=self._folder, found=f"init_lora_weights {init}", remedy=remedy
+            )
+
+    def _pair(self, base: Mapping[str, TensorHeader]) -> None:
+        factors: dict[str, dict[str, str]] = {}
+        embeddings = set()
+        for stored in self.shard.headers:
+            match = _FACTOR.fullmatch(stored)
+            if match is None:
+                name = stored.removeprefix("base_model.model.")
+                name = re.sub(r"\.(modules_to_save|base_layer)(?=\.)", "", name)
+                self._replacements[name] = stored
+            else:
+                name = match["module"].removeprefix("base_model.model.").removesuffix(".base_layer") + ".weight"
+                factors.setdefault(name, {})[match["factor"]] = stored
+                if match["embedding"]:
+                    embeddings.add(name)
+        for name in (*self._replacements, *factors):
+            if name not in base:
+                raise ModelError(
+                    "adapter does not fit its base", where=self._folder, expected=f"a tensor {name!r} in the base"
+                )
+        for name, stored in self._replacements.items():
+            self.headers[name] = replace(self.shard.headers[stored], name=name)
+        for name, pair in factors.items():
+            header = self.headers.get(name, base[name])
+            self._deltas[name] = self._delta(header, pair, name in embeddings)
+            self.headers[name] = replace(header, dtype=torch.float32)
+
+    def _delta(self, base: TensorHeader, pair: Mapping[str, str], embedding: bool) -> _Delta:
+        shapes = {factor: self.shard.headers[stored].shape for factor, stored in pair.items()}
+        transposed = embedding or bool(self.config.get("fan_in_fan_out"))
+        shape = tuple(reversed(base.shape)) if transposed else base.shape
+        rank = self._of_module("rank_pattern", base.name, self.config.get("r"))
+        alpha = self._of_module("alpha_pattern", base.name, self.config.get("lora_alpha"))
+        wanted = {"A": (rank, *shape[1:]), "B": (*shape[:1], rank)}
+        if shapes != wanted or len(shape) != 2:
+            raise ModelError(
+                "adapter does not fit its base",
+                where=f"{self._folder}: {base.name}",
+                expected=f"factors of shape {wanted}",
+                found=shapes,
+            )
+        return _Delta(
+            pair["A"], pair["B"], alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank), transposed
+        )
+
+    def _of_module(self, key: str, name: str, default: Any) -> Any:
+        module = name.removesuffix(".weight")
+        patterns = self.config.get(key) or {}
+        number = next((patterns[entry] for entry in patterns if re.fullmatch(rf"(.*\.)?({entry})", module)), default)
+        if isinstance(number, bool) or not isinstance(number, int | float) or number <= 0:
+            raise ModelError("damaged adapter", where=self._folder, expected="r and lora_alpha above 0", found=number)
+        return number
+
+
+def open_adapter(path: str, revision: str | None, base: Mapping[str, TensorHeader]) -> Adapter:
+    """Open a PEFT LoRA adapter over the tensors of `base`.
+
+    Raises:
+        ModelError: it is missing or damaged, of an unsupported kind, or its factors do not fit the base.
+    """
+    folder = locate(path, revision, lambda _: [WEIGHTS_FILE])
+    if not (folder / WEIGHTS_FILE).exists() and (folder / "adapter_model.bin").exists():
+        raise ModelError("not safetensors", where=folder, found="adapter_model.bin", remedy="save it as safetensors")
+    return Adapter(folder, base)

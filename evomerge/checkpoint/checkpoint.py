@@ -1,0 +1,181 @@
+"""Checkpoints in the Hugging Face layout: config.json beside model.safetensors, or beside shards with an index."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+
+import torch
+import yaml
+
+from evomerge.checkpoint.adapter import open_adapter
+from evomerge.checkpoint.folder import locate, read_json
+from evomerge.checkpoint.layers import layer_of
+from evomerge.checkpoint.shard import Shard, TensorHeader
+from evomerge.errors import ModelError
+from evomerge.recipe import ModelRef
+
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
+_DEPTH_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+
+
+class Checkpoint:
+    """A model on disk. Headers are read and checked at once, tensors when asked for; threads may share it.
+
+    Attributes:
+        ref: the reference that it was opened by.
+        folder: where its files are.
+        config: its config.json.
+        headers: name, dtype and shape of every tensor, in file order, shard after shard.
+
+    Raises:
+        ModelError: the folder is incomplete or damaged, or its adapter does not fit.
+    """
+
+    def __init__(self, ref: ModelRef, folder: Path) -> None:
+        self.ref = ref
+        self.folder = folder
+        self.config = read_json(folder / "config.json")
+        self._shards = _open_shards(folder)
+        headers = {name: header for shard in self._shards.values() for name, header in shard.headers.items()}
+        self._stored = headers
+        self._adapter = open_adapter(ref.adapter, ref.adapter_revision, headers) if ref.adapter else None
+        self.headers: Mapping[str, TensorHeader] = headers | (self._adapter.headers if self._adapter else {})
+
+    def read(self, name: str) -> torch.Tensor:
+        """The tensor, with the dtype and shape of its header, on the CPU.
+
+        Without an adapter it is a view of the file, which must not be written to.
+
+        Raises:
+            ModelError: no tensor of this name.
+        """
+        if name not in self.headers:
+            raise ModelError("tensor missing", where=self.ref, expected=name)
+        tensor = self._shards[self._stored[name].shard].read(name)
+        return tensor if self._adapter is None else self._adapter.apply(name, tensor)
+
+    def release(self) -> None:
+        """Give the memory that reads have filled back to the system; tensors that were read stay valid."""
+        for shard in self._all_shards:
+            shard.release()
+
+    def digest(self) -> str:
+        """SHA-256, in hex, that tells one model from another without reading all of it.
+
+        It covers config.json and, of each tensor, name, dtype, shape and its first and last 4 KiB; with an adapter, the
+        same of the adapter. A change in the middle of a large tensor alone does not show.
+        """
+        configs = [self.config, *([self._adapter.config] if self._adapter else [])]
+        digest = hashlib.sha256(json.dumps(configs, sort_keys=True).encode())
+        for shard in self._all_shards:
+            for name, header in shard.headers.items():
+                digest.update(f"\n{name} {header.dtype} {header.shape}\n".encode())
+                digest.update(shard.edges(name))
+        return digest.hexdigest()
+
+    @property
+    def num_layers(self) -> int:
+        """Number of layers, from config.json, or from the tensor names where it does not say."""
+        for config in (self.config, self.config.get("text_config") or {}):
+            for key in _DEPTH_KEYS:
+                if isinstance(config.get(key), int):
+                    return int(config[key])
+        return 1 + max((layer for layer in map(layer_of, self.headers) if layer is not None), default=-1)
+
+    @cached_property
+    def licence(self) -> str | None:
+        """The licence that the model card's front matter names, such as `apache-2.0`."""
+        try:
+            opening, front, _ = (self.folder / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+            metadata = yaml.safe_load(front)
+        except (OSError, ValueError, yaml.YAMLError):
+            return None
+        if opening or not isinstance(metadata, dict):
+            return None
+        licence = metadata.get("license")
+        if licence == "other":
+            licence = metadata.get("license_name", licence)
+        return ", ".join(map(str, licence)) if isinstance(licence, list) else licence
+
+    @property
+    def _all_shards(self) -> list[Shard]:
+        return [*self._shards.values(), *([self._adapter.shard] if self._adapter else [])]
+
+
+def open_checkpoint(ref: ModelRef) -> Checkpoint:
+    """Open a local folder, or a hub repository at its revision, with its adapter if it has one.
+
+    Raises:
+        ModelError: no such model; not safetensors; a file is missing, truncated or damaged; a tensor is given twice
+            or is not where the index says; the adapter does not fit.
+    """
+    return Checkpoint(ref, locate(ref.path, ref.revision, _weight_files))
+
+
+def _weight_files(folder: Path) -> list[str]:
+    if (folder / INDEX_FILE).exists() and not (folder / WEIGHTS_FILE).exists():
+        return sorted(set(_weight_map(folder).values()))
+    return [WEIGHTS_FILE]
+
+
+def _weight_map(folder: Path) -> dict[str, str]:
+    weight_map = read_json(folder / INDEX_FILE).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ModelError("index is damaged", where=folder / INDEX_FILE, expected="a weight_map")
+    for name, file in weight_map.items():
+        if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
+            raise ModelError(
+                "index is damaged",
+                where=folder / INDEX_FILE,
+                expected=f"a safetensors file beside it for {name!r}",
+                found=repr(file),
+            )
+    return weight_map
+
+
+def _open_shards(folder: Path) -> dict[str, Shard]:
+    if (folder / WEIGHTS_FILE).exists():
+        return {WEIGHTS_FILE: Shard(folder / WEIGHTS_FILE)}
+    if not (folder / INDEX_FILE).exists():
+        _refuse_weights(folder)
+    weight_map = _weight_map(folder)
+    shards = {}
+    for file in _weight_files(folder):
+        if not (folder / file).exists():
+            raise ModelError(
+                "shard missing", where=folder / INDEX_FILE, expected=file, remedy="download the missing file"
+            )
+        shards[file] = Shard(folder / file)
+    for file, shard in shards.items():
+        for name in shard.headers:
+            if weight_map.get(name) != file:
+                raise _index_error(folder, name, file, weight_map.get(name))
+    for name, file in weight_map.items():
+        if name not in shards[file].headers:
+            raise ModelError("tensor missing", where=folder / file, expected=f"{name}, as the index says")
+    return shards
+
+
+def _index_error(folder: Path, name: str, file: str, indexed: str | None) -> ModelError:
+    if indexed is None:
+        return ModelError("tensor not in the index", where=folder / INDEX_FILE, found=f"{name} in {file}")
+    return ModelError(
+        "tensor given twice", where=folder, expected=f"{name} in {indexed} alone", found=f"also in {file}"
+    )
+
+
+def _refuse_weights(folder: Path) -> None:
+    others = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".gguf", ".ckpt"))
+    if others:
+        raise ModelError(
+            "not safetensors",
+            where=folder,
+            expected=f"{WEIGHTS_FILE} or {INDEX_FILE}",
+            found=others[0],
+            remedy="convert it with save_pretrained of transformers",
+        )
+    raise ModelError("weights missing", where=folder, expected=f"{WEIGHTS_FILE} or {INDEX_FILE}")

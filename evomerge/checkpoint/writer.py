@@ -1,0 +1,181 @@
+"""Write a checkpoint as a stream: one tensor in memory at a time, and the folder appears whole or not at all."""
+
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evomerge.checkpoint.checkpoint import INDEX_FILE, WEIGHTS_FILE
+from evomerge.checkpoint.dtypes import SAFETENSORS_NAMES
+from evomerge.checkpoint.shard import TensorHeader
+from evomerge.checkpoint.tokenizer import copy_tokenizer
+from evomerge.errors import UsageError
+
+_UNITS = ("", "K", "M", "G", "T")
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as `5GB`, `500MB`, `2GiB` or `1000`; KB is 1000 bytes and KiB 1024.
+
+    Raises:
+        UsageError: not a size of at least one byte.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
+    size = 0
+    if match:
+        number, unit, binary = match.groups()
+        size = int(float(number) * (1024 if binary else 1000) ** _UNITS.index(unit.upper()))
+    if size < 1:
+        raise UsageError("not a size", expected="a number and a unit, such as 5GB", found=repr(text))
+    return size
+
+
+def write_checkpoint(
+    out: Path,
+    tensors: Iterable[tuple[str, torch.Tensor]],
+    *,
+    headers: Sequence[TensorHeader],
+    config: Mapping[str, Any],
+    tokenizer_from: Path | None,
+    max_shard_size: int,
+    card: str,
+    chat_template: str | None = None,
+) -> None:
+    """Write a Hugging Face checkpoint.
+
+    All goes into a hidden folder beside `out`, is flushed to the disk, and is renamed at the end; a failure removes it. A
+    process that is killed leaves the hidden folder `.<name>.<random>.partial`, and never a part of `out`.
+
+    Args:
+        out: the folder to make; it may exist if it is empty.
+        tensors: each tensor of `headers` once, in any order, with that dtype and shape, on any device.
+        headers: name, dtype and shape of every tensor, in the order that the shards are to have.
+        config: what config.json is to say.
+        tokenizer_from: the folder to copy tokenizer and generation config from.
+        max_shard_size: most bytes of data in a shard, unless a single tensor is larger; at least 1.
+        card: the model card, for README.md.
+        chat_template: a Jinja template instead of the tokenizer's own.
+
+    Raises:
+        UsageError: `out` exists and is not empty, or it cannot be written (read-only, disk full).
+        ValueError: `tensors` and `headers` are not the same.
+    """
+    out = out.expanduser().resolve()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError("output exists", where=out, remedy="choose another folder, or remove this one")
+    partial = out.parent / f".{out.name}.{secrets.token_hex(4)}.partial"
+    with _writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _check_space(out.parent, sum(header.nbytes for header in headers))
+        partial.mkdir()
+    try:
+        with _writing(out):
+            places = _lay_out(partial, headers, max_shard_size)
+        for name, tensor in tensors:
+            if name not in places:
+                raise ValueError(f"tensor {name!r} is not in the headers, or came twice")
+            header, start = places.pop(name)
+            if (tensor.dtype, tuple(tensor.shape)) != (header.dtype, header.shape):
+                raise ValueError(f"tensor {name!r} is {tensor.dtype} {tuple(tensor.shape)}, and not {header}")
+            with _writing(out):
+                _write_tensor(partial / header.shard, start, tensor)
+        if places:
+            raise ValueError(f"tensors that never came: {sorted(places)}")
+        with _writing(out):
+            _write_json(partial / "config.json", config)
+            (partial / "README.md").write_text(card, encoding="utf-8")
+            if tokenizer_from is not None:
+                copy_tokenizer(tokenizer_from, partial, chat_template)
+            for path in (*partial.rglob("*"), partial):
+                _flush(path)
+            partial.rename(out)
+            _flush(out.parent)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UsageError(
+            "disk full", where=folder, expected=f"{needed:,} bytes", found=f"{free:,} bytes free", remedy="make room"
+        )
+
+
+def _lay_out(folder: Path, headers: Sequence[TensorHeader], max_shard_size: int) -> dict[str, tuple[TensorHeader, int]]:
+    """Make the shards, all but their data, and the index; tell where each tensor goes in its file."""
+    shards: list[list[TensorHeader]] = [[]]
+    filled = 0
+    for header in headers:
+        if shards[-1] and filled + header.nbytes > max_shard_size:
+            shards.append([])
+            filled = 0
+        shards[-1].append(header)
+        filled += header.nbytes
+    places = {}
+    for number, shard in enumerate(shards, start=1):
+        file = WEIGHTS_FILE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        # Wide elements first, so that each tensor lies at a multiple of its element size.
+        ordered = [replace(header, shard=file) for header in sorted(shard, key=lambda header: -header.dtype.itemsize)]
+        places |= _create_shard(folder / file, ordered)
+    if len(shards) > 1:
+        total = {"total_size": sum(header.nbytes for header in headers)}
+        weight_map = {name: header.shard for name, (header, _) in places.items()}
+        _write_json(folder / INDEX_FILE, {"metadata": total, "weight_map": weight_map})
+    return places
+
+
+def _create_shard(path: Path, headers: Sequence[TensorHeader]) -> dict[str, tuple[TensorHeader, int]]:
+    document: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for header in headers:
+        start, end = end, end + header.nbytes
+        document[header.name] = {
+            "dtype": SAFETENSORS_NAMES[header.dtype],
+            "shape": list(header.shape),
+            "data_offsets": [start, end],
+        }
+    raw = json.dumps(document, separators=(",", ":")).encode()
+    raw += b" " * (-len(raw) % 8)
+    with path.open("wb") as file:
+        file.write(len(raw).to_bytes(8, "little") + raw)
+        file.truncate(8 + len(raw) + end)
+    return {header.name: (header, 8 + len(raw) + document[header.name]["data_offsets"][0]) for header in headers}
+
+
+def _write_tensor(path: Path, start: int, tensor: torch.Tensor) -> None:
+    raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(memoryview(raw))
+
+
+def _write_json(path: Path, document: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(
+            "cannot write the checkpoint", where=out, found=error.strerror, remedy="nothing was left behind"
+        ) from None

@@ -1,0 +1,199 @@
+"""The command line. Each command imports what it needs when it runs, so that help and completion stay instant."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from evomerge.errors import OneLineError, exit_code
+
+INTERRUPTED = 130
+
+EXIT_CODES = """exit codes: 0 done; 1 a bug; 2 wrong usage or config; 3 nothing feasible; 4 incompatible or damaged models;
+5 the study is in use or cannot be read; 130 interrupted, resumable"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and give its exit code."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    # argparse takes the overrides up to the first flag only; those behind it are overrides all the same
+    if rest and not (hasattr(options, "overrides") and all("=" in word and word[0] != "-" for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.overrides += rest
+    try:
+        code: int = options.run(options)
+    except OneLineError as error:
+        print(f"evomerge: {error}", file=sys.stderr)
+        return exit_code(error)
+    except KeyboardInterrupt:
+        print("evomerge: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="evomerge",
+        description="Search for the recipe that merges fine-tuned language models and breaks no skill.",
+        epilog=EXIT_CODES,
+    )
+    parser.add_argument("--version", action="version", version=f"evomerge {version('evomerge')}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    search = commands.add_parser(
+        "search",
+        help="launch a search",
+        description="Launch a search. Ctrl-C finishes the candidates that are running and keeps everything.",
+        epilog="example: evomerge search --config-dir configs models=mine suite=mine study=night budget.hours=8",
+    )
+    search.add_argument("overrides", nargs="*", metavar="key=value", help="choose options and override values")
+    _config_dir(search)
+    search.add_argument("--print-config", action="store_true", help="print the composed config and stop")
+    search.set_defaults(run=_search)
+
+    resume = commands.add_parser(
+        "resume", help="go on with a study", description="Go on with a study that was interrupted or has finished."
+    )
+    _study(resume)
+    resume.add_argument("overrides", nargs="*", metavar="key=value", help="only budget.* and workers.* may change")
+    resume.set_defaults(run=_resume)
+
+    studies = commands.add_parser("studies", help="list the studies")
+    _runs_dir(studies)
+    _json(studies)
+    studies.set_defaults(run=_studies)
+
+    show = commands.add_parser("show", help="show a study or one of its candidates")
+    _study(show)
+    show.add_argument("--candidate", type=int, metavar="N", help="one candidate in full")
+    _json(show)
+    show.set_defaults(run=_show)
+
+    export = commands.add_parser(
+        "export", help="write the best recipe as plain YAML", description="Exit code 3 if no candidate is feasible."
+    )
+    _study(export)
+    which = export.add_mutually_exclusive_group()
+    which.add_argument("--candidate", type=int, metavar="N", help="this candidate instead of the best")
+    which.add_argument(
+        "--pareto", action="store_true", help="every feasible candidate that no other beats on all tasks"
+    )
+    export.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="write there (with --pareto: a folder) and not to stdout"
+    )
+    export.set_defaults(run=_export)
+
+    merge = commands.add_parser("merge", help="merge a recipe into a checkpoint")
+    merge.add_argument("recipe", type=Path, metavar="RECIPE", help="a YAML recipe, mergekit's language")
+    merge.add_argument("out", type=Path, metavar="OUT", help="the folder to make")
+    merge.add_argument("--device", default="auto", help="auto, cpu, cuda[:n] or any accelerator that torch knows")
+    merge.add_argument("--max-shard-size", default="5GB", metavar="S", help="of one safetensors file (default: 5GB)")
+    merge.set_defaults(run=_merge)
+
+    check = commands.add_parser("check", help="tell whether a recipe can be merged, and what to watch")
+    check.add_argument("recipe", type=Path, metavar="RECIPE")
+    _json(check)
+    check.set_defaults(run=_check)
+
+    score = commands.add_parser("score", help="score a model or a recipe on a suite")
+    score.add_argument("target", metavar="MODEL_OR_RECIPE", help="a checkpoint folder, a hub id or a recipe file")
+    score.add_argument("overrides", nargs="*", metavar="key=value", help="suite=NAME and other overrides")
+    _config_dir(score)
+    score.add_argument("--split", choices=["dev", "holdout"], default="dev")
+    _json(score)
+    score.set_defaults(run=_score)
+    return parser
+
+
+def _config_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="your models/, suite/, experiment/ ... folders")
+
+
+def _runs_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
+
+
+def _study(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("study", metavar="STUDY", help="a name under the runs folder, or a path")
+    _runs_dir(parser)
+
+
+def _json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="machine-readable output")
+
+
+def _search(options: argparse.Namespace) -> int:
+    from evomerge.config import search_config
+
+    config = search_config(options.overrides, options.config_dir)
+    if options.print_config:
+        import yaml
+
+        print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), end="")
+        return 0
+    from evomerge.search import launch
+
+    return _finish(launch(config))
+
+
+def _resume(options: argparse.Namespace) -> int:
+    from evomerge.search import resume
+    from evomerge.study import study_folder
+
+    return _finish(resume(study_folder(options.study, options.runs_dir), options.overrides))
+
+
+def _finish(ending: "Ending") -> int:
+    """Tell how a session ended."""
+    print(ending.message)
+    return ending.code
+
+
+def _merge(options: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from evomerge.merge import merge_to_disk
+    from evomerge.recipe import Recipe
+
+    recipe = Recipe.read(options.recipe)
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("merge", total=None)
+        merge_to_disk(
+            recipe,
+            options.out,
+            device=options.device,
+            max_shard_size=options.max_shard_size,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    print(f"merged into {options.out}")
+    return 0
+
+
+def _score(options: argparse.Namespace) -> int:
+    from evomerge.config import score_config
+    from evomerge.search.evaluator import score_model
+
+    config = score_config(options.overrides, options.config_dir)
+    scores = score_model(options.target, config.suite, config.workers, options.split)
+    if options.json:
+        document = {
+            "target": options.target,
+            "split": options.split,
+            "scores": {task: result.score for task, result in scores.items()},
+            "metrics": {task: result.metric for task, result in scores.items()},
+            "items": {task: len(result.values) for task, result in scores.items()},
+        }
+        print(json.dumps(document, indent=2))
+        return 0
+    for task, result in scores.items():
+        print(f"{task:24} {result.metric:20} {result.score:8.4f}   {len(result.values)} {options.split} items")
+    return 0

@@ -1,0 +1,101 @@
+"""The parts of a checkpoint, told by the names of its tensors: what comes before the layers, the layers, and the rest."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from evomerge.checkpoint import Checkpoint, layer_of, rename_layer
+from evomerge.errors import ModelError
+
+DEPTH_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+
+_EMBEDDING_WORDS = ("embed", "wte", "wpe")
+_TOKEN_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "embeddings.weight")
+_HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
+_DERIVED = "rotary_emb.inv_freq"  # old checkpoints hold it; every model computes it
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Names of a checkpoint's tensors by their place.
+
+    Attributes:
+        before: embeddings.
+        stacks: name of a stack of layers, such as `model.layers` -> its layers, each a mapping from the name that the
+            tensor has in layer 0 to its name here. Most models have one stack.
+        after: what follows the layers, without the head.
+        embedding: the token embedding, None if there is none of a known name.
+        head: the output embedding, None if the checkpoint has none.
+        tied: the output embedding is the token embedding.
+    """
+
+    before: tuple[str, ...]
+    stacks: Mapping[str, tuple[Mapping[str, str], ...]]
+    after: tuple[str, ...]
+    embedding: str | None
+    head: str | None
+    tied: bool
+
+    def outside(self) -> tuple[str, ...]:
+        """Names of all tensors outside of the layers, without the head."""
+        return self.before + self.after
+
+
+_known: WeakKeyDictionary[Checkpoint, Layout] = WeakKeyDictionary()
+
+
+def layout_of(checkpoint: Checkpoint) -> Layout:
+    """The layout of a checkpoint, worked out once for each.
+
+    Raises:
+        ModelError: a layer between the first and the last, or one that the config counts, has no tensors.
+    """
+    if checkpoint not in _known:
+        _known[checkpoint] = _layout(checkpoint)
+    return _known[checkpoint]
+
+
+def depth_key(config: Mapping[str, Any]) -> str | None:
+    """The config key that counts the layers."""
+    return next((key for key in DEPTH_KEYS if isinstance(config.get(key), int)), None)
+
+
+def _layout(checkpoint: Checkpoint) -> Layout:
+    outside: list[str] = []
+    found: dict[str, dict[int, dict[str, str]]] = {}
+    for name in checkpoint.headers:
+        layer = layer_of(name)
+        if name.endswith(_DERIVED):
+            continue
+        if layer is None:
+            outside.append(name)
+        else:
+            first = rename_layer(name, 0)
+            stack = found.setdefault(first.partition(".0.")[0], {})
+            stack.setdefault(layer, {})[first] = name
+    key = depth_key(checkpoint.config)
+    for stack, layers in found.items():
+        depth = checkpoint.config[key] if key and len(found) == 1 else max(layers) + 1
+        if sorted(layers) != list(range(depth)):
+            missing = sorted(set(range(depth)) - set(layers)) or sorted(set(layers) - set(range(depth)))
+            raise ModelError(
+                "layers do not match the config",
+                where=checkpoint.ref,
+                expected=f"{depth} layers in {stack}",
+                found=f"{len(layers)}; look at layer {missing[0]}",
+                remedy="download the model again",
+            )
+    head = next((name for name in outside if name.endswith(_HEADS)), None)
+    return Layout(
+        before=tuple(name for name in outside if name != head and _is_embedding(name)),
+        stacks={stack: tuple(layers[index] for index in range(len(layers))) for stack, layers in found.items()},
+        after=tuple(name for name in outside if name != head and not _is_embedding(name)),
+        embedding=next((name for name in outside if name != head and name.endswith(_TOKEN_EMBEDDINGS)), None),
+        head=head,
+        tied=head is None or checkpoint.config.get("tie_word_embeddings") is True,
+    )
+
+
+def _is_embedding(name: str) -> bool:
+    return any(word in name for word in _EMBEDDING_WORDS)

@@ -1,0 +1,168 @@
+"""What a merge method is: two pure functions and the record that describes them."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from evomerge.errors import RecipeError, nearest
+
+Kind = Literal["float", "int", "bool"]
+Value = float | int | bool
+
+# Temporaries of this many elements stay in a core's second-level cache: 20 times the speed of whole tensors, seen.
+_CPU_CHUNK = 1 << 16
+_ACCELERATOR_CHUNK = 1 << 24
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a method, declared once: checks, search space and documentation derive from it.
+
+    Attributes:
+        name: the key in a recipe.
+        kind: the type of its values.
+        default: the value where a recipe gives none; None if it must give one.
+        low, high: the values allowed, both included unless `open_low`.
+        open_low: `low` itself is not allowed.
+        search: bounds that a search takes unless told otherwise; None if it is not worth searching.
+        per_model: one value for each model (the base left out where the method needs one), else one for the tensor.
+        inert: accepted because mergekit accepts it, but without effect.
+        doc: its meaning, in one line.
+    """
+
+    name: str
+    kind: Kind
+    default: Value | None
+    doc: str
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False
+    search: tuple[float, float] | None = None
+    per_model: bool = False
+    inert: bool = False
+
+    def check(self, value: object, where: str) -> Value:
+        """The value as a number of this parameter's kind.
+
+        Raises:
+            RecipeError: the value has another type or is out of range.
+        """
+        number = self._number(value)
+        inside = number is not None and math.isfinite(number) and self.low <= number <= self.high
+        if number is None or not inside or (self.open_low and number == self.low):
+            raise RecipeError(f"{self.name} out of range", where=where, expected=self.range, found=repr(value))
+        return number
+
+    @property
+    def range(self) -> str:
+        """The allowed values in words, such as `a number in (0, 1]`."""
+        if self.kind == "bool":
+            return "true or false"
+        noun = "a number" if self.kind == "float" else "a whole number"
+        if self.low == -math.inf and self.high == math.inf:
+            return f"{noun} that is finite"
+        return f"{noun} in {'(' if self.open_low else '['}{self.low:g}, {self.high:g}]"
+
+    def _number(self, value: object) -> Value | None:
+        if self.kind == "bool":
+            return bool(value) if isinstance(value, bool) or value in (0, 1) else None
+        if isinstance(value, str):  # YAML 1.1 reads 1e-3 as a string
+            try:
+                value = float(value)
+            except ValueError:
+                return None
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return None
+        if self.kind == "int":
+            return int(value) if math.isfinite(value) and value == int(value) else None
+        return float(value)
+
+
+@dataclass(frozen=True)
+class Operands:
+    """What one output tensor is made of, for `Method.settle`.
+
+    Attributes:
+        name: the output tensor.
+        base: (n,) any floating dtype; None for a method that has no base.
+        models: each (n,), the base left out.
+        numbers: for each model its place, from 1, among the recipe's models other than the base.
+        shared: value of each parameter that is not per model.
+        each: values of each per-model parameter, in the order of `models`.
+        device: where to compute.
+        statistic: the method's statistic of (base, models[i]), by i; measured when first asked for.
+    """
+
+    name: str
+    base: Tensor | None
+    models: tuple[Tensor, ...]
+    numbers: tuple[int, ...]
+    shared: Mapping[str, Value]
+    each: Mapping[str, tuple[Value, ...]]
+    device: torch.device
+    statistic: Callable[[int], Any]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A merge method.
+
+    `settle` turns parameters and statistics into coefficients, once for each output tensor. `combine` is then called
+    for each chunk of elements. Both are pure.
+
+    Attributes:
+        name: the recipe's `merge_method`.
+        parameters: all that a recipe may set.
+        base: `required` merges task vectors, or positions, relative to the base model; `unused` treats it as any other.
+        min_models, max_models: how many models a tensor is merged from, the base included.
+        statistics: (base (n,), model (n,), device) -> what depends on the sources alone; None if nothing does.
+        settle: coefficients of one tensor.
+        combine: (base (m,) float32 or None, models each (m,) float32, coefficients, offset of the chunk in the
+            tensor) -> (m,) float32. Elementwise; a NaN or Inf of a source comes through as NaN or Inf.
+        summary: what it does, in one line.
+        source: where it was published.
+    """
+
+    name: str
+    parameters: tuple[Parameter, ...]
+    base: Literal["required", "unused"]
+    min_models: int
+    max_models: int | None
+    settle: Callable[[Operands], Any]
+    combine: Callable[[Tensor | None, Sequence[Tensor], Any, int], Tensor]
+    summary: str
+    source: str
+    statistics: Callable[[Tensor, Tensor, torch.device], Any] | None = None
+
+    def parameter(self, name: str, where: str) -> Parameter:
+        """The parameter of that name.
+
+        Raises:
+            RecipeError: the method has no such parameter; the remedy names the nearest.
+        """
+        for parameter in self.parameters:
+            if parameter.name == name:
+                return parameter
+        remedy = nearest(name, [parameter.name for parameter in self.parameters])
+        raise RecipeError(f"{self.name} has no parameter {name!r}", where=where, remedy=remedy)
+
+
+def chunks(count: int, device: torch.device) -> Iterator[slice]:
+    """Slices that cover `count` elements in order; none crosses a multiple of 2**32."""
+    size = _CPU_CHUNK if device.type == "cpu" else _ACCELERATOR_CHUNK
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
+
+
+def fetch(flat: Tensor, piece: slice, device: torch.device) -> Tensor:
+    """A chunk as float32 on the device; may share memory with `flat`, so never write to it."""
+    return flat[piece].to(device=device, dtype=torch.float32, non_blocking=True)
+
+
+def accumulator(device: torch.device) -> torch.dtype:
+    """The widest dtype that sums can be taken in."""
+    return torch.float32 if device.type == "mps" else torch.float64

@@ -1,0 +1,37 @@
+"""Task vectors, scaled and added to the base.
+
+References:
+    Ilharco et al., Editing models with task arithmetic, arXiv 2212.04089.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from evomerge.methods._method import Method, Operands
+from evomerge.methods._task_vectors import add, divisor, parameters
+
+
+def settle(operands: Operands) -> tuple[float, ...]:
+    """The factor of each task vector."""
+    scale = operands.shared["lambda"] / (divisor(operands) if operands.shared["normalize"] else 1.0)
+    return tuple(weight * scale for weight in operands.each["weight"])
+
+
+def combine(base: Tensor | None, models: Sequence[Tensor], factors: tuple[float, ...], offset: int) -> Tensor:
+    """base + sum_i factor_i * (model_i - base)."""
+    assert base is not None  # the method requires a base
+    return add(base, ((model - base).mul_(factor) for model, factor in zip(models, factors, strict=True)))
+
+
+TASK_ARITHMETIC = Method(
+    name="task_arithmetic",
+    parameters=parameters(normalize=False, rescale=False, sparse=False),
+    base="required",
+    min_models=1,
+    max_models=None,
+    settle=settle,
+    combine=combine,
+    summary="the base plus the weighted sum of task vectors",
+    source="arXiv 2212.04089",
+)

@@ -1,0 +1,169 @@
+"""Parameters of a recipe: scalars, gradients over layers, filters on tensor names; resolved as by mergekit 0.1.5."""
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    FiniteFloat,
+    PlainValidator,
+    StrictStr,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from evomerge.errors import RecipeError, nearest
+
+Kind: TypeAlias = Literal["float", "int", "bool"]
+
+
+def refusal(what: str, **facts: object) -> PydanticCustomError:
+    """An error for a validator to raise; facts are expected, found and remedy, as in `OneLineError`."""
+    return PydanticCustomError("refusal", "{what}", {"what": what, **facts})
+
+
+class Part(BaseModel):
+    """A mapping of a recipe: frozen, and an unknown key is answered with the nearest known one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_keys(cls, document: Any) -> Any:
+        if isinstance(document, Mapping):
+            for key in document:
+                if key not in cls.model_fields:
+                    raise refusal(f"unknown key {key!r}", remedy=nearest(str(key), tuple(cls.model_fields)))
+        return document
+
+
+def not_empty(entries: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A validator that refuses an empty list."""
+    if not entries:
+        raise refusal("empty list", remedy="leave the key out or give it entries")
+    return entries
+
+
+def _scalar(value: Any) -> Any:
+    if not isinstance(value, bool | int | float | str) or (isinstance(value, float) and not math.isfinite(value)):
+        raise refusal("not a parameter value", expected="a finite number, a boolean or a word", found=repr(value))
+    return value
+
+
+def _form(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "(filters)" if any(isinstance(entry, Mapping | ConditionalValue) for entry in value) else "(gradient)"
+    return "(conditional)" if isinstance(value, Mapping | ConditionalValue) else "(scalar)"
+
+
+Scalar: TypeAlias = Annotated[bool | int | float | str, PlainValidator(_scalar)]
+Gradient: TypeAlias = Annotated[tuple[Scalar, ...], AfterValidator(not_empty)]
+
+
+class ConditionalValue(Part):
+    """A value for the tensors whose name contains `filter`; no filter, or `*`, stands for every tensor."""
+
+    value: Annotated[Annotated[Scalar, Tag("(scalar)")] | Annotated[Gradient, Tag("(gradient)")], Discriminator(_form)]
+    filter: StrictStr | None = None
+
+
+Setting: TypeAlias = Annotated[
+    Annotated[Scalar, Tag("(scalar)")]
+    | Annotated[Gradient, Tag("(gradient)")]
+    | Annotated[ConditionalValue, Tag("(conditional)")]
+    | Annotated[tuple[ConditionalValue, ...], Tag("(filters)")],
+    Discriminator(_form),
+]
+Parameters: TypeAlias = dict[StrictStr, Setting]
+
+_KINDS: Mapping[Kind, TypeAdapter[Any]] = {
+    "float": TypeAdapter(FiniteFloat),
+    "int": TypeAdapter(int),
+    "bool": TypeAdapter(bool),
+}
+
+
+def evaluate(setting: Setting, tensor: str, t: float, kind: Kind = "float") -> float | int | bool | None:
+    """The value of a setting for one tensor.
+
+    A list of numbers is a gradient: its entries lie at equal distances over the layers, joined by straight lines. A
+    list of booleans steps instead. Of a list of conditions the first whose filter fits decides. A scalar is read as
+    `kind` before it is used, so the string "1e-3" (what YAML 1.1 makes of 1e-3) is a number.
+
+    Args:
+        setting: a scalar, a gradient, a condition or a list of conditions.
+        tensor: name of the tensor, which filters look into.
+        t: position of the layer within its slice, in [0, 1]; 0 for tensors outside of the layers.
+        kind: type of the parameter.
+
+    Returns:
+        The value, or None when no filter fits.
+
+    Raises:
+        RecipeError: a value that is not of `kind`.
+    """
+    if isinstance(setting, ConditionalValue):
+        return evaluate((setting,), tensor, t, kind)
+    if not isinstance(setting, tuple):
+        return _read(setting, kind)
+    values = []
+    for entry in setting:
+        if not isinstance(entry, ConditionalValue):
+            values.append(_read(entry, kind))
+        elif entry.filter in (None, "*") or entry.filter in tensor:
+            return evaluate(entry.value, tensor, t, kind)
+    return _interpolate(values, t, kind) if values else None
+
+
+def parameter(
+    name: str, tensor: str, t: float, *scopes: Mapping[str, Setting] | None, kind: Kind = "float"
+) -> float | int | bool | None:
+    """Look a parameter up for one tensor: the first scope that has a value for it decides.
+
+    Args:
+        name: name of the parameter.
+        tensor: name of the tensor, which filters look into.
+        t: position of the layer within its slice, in [0, 1]; 0 for tensors outside of the layers.
+        *scopes: the `parameters` of a recipe's parts, most specific first: source, slice, module, recipe.
+        kind: type of the parameter.
+
+    Returns:
+        The value, or None when no scope has one.
+
+    Raises:
+        RecipeError: a value that is not of `kind`.
+    """
+    for scope in scopes:
+        if scope is not None and name in scope:
+            try:
+                value = evaluate(scope[name], tensor, t, kind)
+            except RecipeError as error:
+                raise RecipeError(error.what, where=name, expected=error.expected, found=error.found) from None
+            if value is not None:
+                return value
+    return None
+
+
+def _read(value: Any, kind: Kind) -> float | int | bool:
+    try:
+        number: float | int | bool = _KINDS[kind].validate_python(value)
+    except ValidationError:
+        raise RecipeError("bad parameter value", expected=kind, found=repr(value)) from None
+    return number
+
+
+def _interpolate(values: list[float | int | bool], t: float, kind: Kind) -> float | int | bool:
+    position = t * (len(values) - 1)
+    low = int(position)
+    if kind == "bool":
+        return values[low]
+    fraction = position - low
+    high = min(low + 1, len(values) - 1)
+    return _read((1 - fraction) * values[low] + fraction * values[high], kind)

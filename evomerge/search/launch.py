@@ -1,0 +1,166 @@
+"""Launching and resuming a search: what the command line and the dashboard call."""
+
+import logging
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from evomerge.checkpoint import open_checkpoint
+from evomerge.config import SearchConfig, resumed_config, search_config_of
+from evomerge.errors import NothingFeasibleError, OneLineError
+from evomerge.genome import Genome, ModelShape, short_names
+from evomerge.merge import make_plan
+from evomerge.optimize import make_optimizer
+from evomerge.recipe import Recipe
+from evomerge.search.baselines import source_recipes, uniform_recipes
+from evomerge.search.finalists import choose_winner
+from evomerge.search.loop import Search
+from evomerge.search.progress import SearchProgress
+from evomerge.search.workers import WorkerPool
+from evomerge.study import Environment, ModelFacts, Study
+from fitness.harness import Harness
+
+INTERRUPTED = 130
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a session ended: what to tell the user, and the exit code."""
+
+    message: str
+    code: int
+
+
+def launch(config: SearchConfig) -> Ending:
+    """Start a study and search until its budget is used up.
+
+    Everything that can be known without an accelerator is checked before the study's folder is made.
+
+    Raises:
+        OneLineError: of the kind that fits; see `evomerge.errors`.
+    """
+    environment, genome, harness = _preflight(config)
+    with Study.create(config.folder, config.model_dump(mode="json"), environment) as study:
+        if harness.benchmarks:
+            study.note("benchmarks", list(harness.benchmarks))
+        return _session(config, study, genome)
+
+
+def resume(folder: Path, overrides: Sequence[str] = ()) -> Ending:
+    """Go on with a study, whether it was interrupted, killed, or came to its end.
+
+    Raises:
+        ConfigError: an override would make it another study.
+        StudyError: it cannot be read, or another process is writing to it.
+        OneLineError: as `launch`.
+    """
+    with Study(folder) as study:
+        # a folder that was moved is still the same study
+        place = {"study": study.folder.path.name, "runs_dir": str(study.folder.path.parent)}
+        config = resumed_config(search_config_of(study.config | place, str(study.folder.config)), overrides)
+        environment, genome, _ = _preflight(config)
+        recorded = Environment.read(study.folder.environment)
+        recorded.require_same_models(environment)
+        for difference in recorded.differences(environment):
+            log.warning("resumed with another %s", difference)
+        if overrides:
+            study.change_config(config.model_dump(mode="json"))
+        return _session(config, study, genome)
+
+
+def _preflight(config: SearchConfig) -> tuple[Environment, Genome, Harness]:
+    """Find what is wrong with models, tasks, gates and genome before anything is started."""
+    models = config.models
+    parents = [parent.ref for parent in models.parents]
+    names = dict(zip([models.base.ref, *parents], ["base", *short_names(parents)], strict=True))
+    config.suite.check_references(list(names.values()))
+    checkpoints = {ref: open_checkpoint(ref) for ref in names}
+    base = checkpoints[models.base.ref]
+    genome = Genome(
+        config.genome,
+        base=models.base.ref,
+        parents=parents,
+        shape=ModelShape(base.num_layers, tuple(base.headers)),
+        dtype=models.dtype,
+        tokenizer=models.tokenizer,
+        seed=config.seed,
+    )
+    for name, recipe in (source_recipes(models) | uniform_recipes(models)).items():
+        make_plan(Recipe.from_yaml(recipe, name), checkpoints)
+    make_plan(genome.recipe(genome.initial), checkpoints)
+    facts = [
+        ModelFacts(name=names[ref], ref=str(ref), digest=checkpoint.digest(), licence=checkpoint.licence)
+        for ref, checkpoint in checkpoints.items()
+    ]
+    return Environment.here(facts), genome, Harness(config.suite)
+
+
+def _session(config: SearchConfig, study: Study, genome: Genome) -> Ending:
+    optimizer = make_optimizer(config.optimizer, initial=genome.initial, choices=genome.choices, seed=config.seed)
+    done = sum(candidate.state != "running" for candidate in study.candidates())
+    resumable = (
+        f"evomerge resume {study.name}" if config.runs_dir.name == "runs" else f"evomerge resume {config.folder}"
+    )
+    with (
+        _logging_to(study.folder.path / "search.log"),
+        _draining() as drain,
+        SearchProgress(config.budget.candidates, done) as progress,
+        WorkerPool(config) as pool,
+    ):
+        progress.say(f"study {study.name}: {genome.dimension} dimensions, {config.workers.count} workers")
+        search = Search(config, study, genome, optimizer, pool, progress, drain.is_set)
+        search.run()
+        try:
+            winner = None if drain.is_set() else choose_winner(search)
+        except NothingFeasibleError:
+            study.end()
+            raise
+    if winner is None:
+        return Ending(f"interrupted; everything so far is kept, go on with: {resumable}", INTERRUPTED)
+    study.end()
+    return Ending(f"candidate {winner.number} clears every gate: {study.folder.best}", 0)
+
+
+@contextmanager
+def _draining() -> Iterator[threading.Event]:
+    """The first Ctrl-C (or SIGTERM) lets the running candidates finish; the second ends the process at once."""
+    drain = threading.Event()
+
+    def ask(_signal: int, _frame: object) -> None:
+        if drain.is_set():
+            raise KeyboardInterrupt
+        drain.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield drain
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield drain
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    root = logging.getLogger("evomerge")
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        yield
+    except OneLineError as error:
+        log.error("%s", error)
+        raise
+    finally:
+        root.setLevel(level)
+        root.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,235 @@
+"""The loop of a search: baselines, then what the optimizer asks, told back as ranks.
+
+The optimizer's state is a fold over the study. A resumed search walks the same way from the start; what the study
+already holds is told at once and not scored again.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from evomerge.config import SearchConfig
+from evomerge.errors import ModelError, StudyError
+from evomerge.genome import Genome
+from evomerge.optimize import Optimizer, Told
+from evomerge.optimize.optimizer import Vector
+from evomerge.search.baselines import source_recipes, uniform_recipes
+from evomerge.search.judge import Judge
+from evomerge.search.outcome import Job, Outcome
+from evomerge.search.progress import SearchProgress
+from evomerge.search.workers import WorkerPool
+from evomerge.study import Candidate, Result, Study
+from evomerge.study.store import MAX_ATTEMPTS
+from fitness import ranking
+
+TICK = 0.5  # seconds between looks at the clock and at Ctrl-C
+
+
+class Search:
+    """One session of a study.
+
+    Args:
+        config: the study's config.
+        study: where everything is recorded.
+        genome: turns vectors into recipes.
+        optimizer: fresh; it is rebuilt from the study.
+        pool: the workers.
+        progress: what the user sees.
+        draining: asked now and then; once it answers true, nothing new is started.
+    """
+
+    def __init__(
+        self,
+        config: SearchConfig,
+        study: Study,
+        genome: Genome,
+        optimizer: Optimizer,
+        pool: WorkerPool,
+        progress: SearchProgress,
+        draining: Callable[[], bool],
+    ) -> None:
+        self.config, self.study, self.progress, self.draining = config, study, progress, draining
+        self.judge = Judge(config.suite)
+        self.sources = source_recipes(config.models)
+        self.uniform = uniform_recipes(config.models)
+        self._genome, self._optimizer, self._pool = genome, optimizer, pool
+
+    def run(self) -> None:
+        """Score the baselines, then candidates until the budget is used up or the user stops the search.
+
+        Raises:
+            ModelError: the base or a parent cannot be scored.
+            StudyError: the study cannot be written, or its record is not what the optimizer asks.
+        """
+        self._score_baselines()
+        if not self.draining():
+            self._tell_best()
+            (self._one_by_one if self._optimizer.asynchronous else self._generations)()
+
+    def evaluate(
+        self,
+        jobs: Iterable[Job],
+        done: Callable[[Job, Outcome], None],
+        *,
+        stopping: Callable[[], bool] | None = None,
+    ) -> None:
+        """Keep every worker busy with jobs until there are none left or nothing new is to be started.
+
+        Args:
+            jobs: in order; one is pulled only when a worker is free for it.
+            done: called with each job and its outcome, as they end.
+            stopping: when to start nothing new; by default when the user asked for it.
+        """
+        stopping = stopping or self.draining
+        waiting, again, lost = iter(jobs), list[Job](), Counter[str]()
+        exhausted = False
+        while True:
+            while self._pool.free and not stopping() and (again or not exhausted):
+                job = again.pop() if again else next(waiting, None)
+                if job is None:
+                    exhausted = True
+                elif job.number is None or job.name not in lost or self.study.retry(job.number):
+                    self._pool.submit(job)
+                else:
+                    self._settled(self.study.candidate(job.number))
+            if not self._pool.busy and (stopping() or (exhausted and not again)):
+                return
+            for job, outcome in self._pool.wait(TICK):
+                lost[job.name] += outcome.lost
+                if outcome.lost and lost[job.name] < MAX_ATTEMPTS:
+                    self.progress.say(f"{job.name}: {outcome.reason}; once more")
+                    again.append(job)
+                else:
+                    done(job, outcome)
+
+    def evaluate_all(self, jobs: Sequence[Job]) -> dict[str, Outcome] | None:
+        """Score these jobs: name -> outcome; None when the user stopped the search first."""
+        outcomes: dict[str, Outcome] = {}
+        self.evaluate(jobs, lambda job, outcome: outcomes.update({job.name: outcome}))
+        return outcomes if len(outcomes) == len(jobs) else None
+
+    def result(self, job: Job, outcome: Outcome) -> Result:
+        """What an outcome is worth, as it is recorded."""
+        if outcome.reason is not None:
+            return Result(reason=outcome.reason, timings=outcome.seconds)
+        verdict = self.judge(outcome, job.split)
+        return Result(
+            scores=verdict.scores,
+            violations={gate.task: gate.violation for gate in verdict.gates},
+            objective=verdict.objective,
+            timings=outcome.seconds,
+        )
+
+    def _score_baselines(self) -> None:
+        for baseline in self.study.baselines():
+            if baseline.name in self.sources:
+                self.judge.refer(baseline.name, "dev", baseline.scores)
+        known = {baseline.name for baseline in self.study.baselines()}
+        # gates may refer to any source, so no baseline is judged before all sources are scored
+        for recipes in (self.sources, self.uniform):
+            missing = [Job(name, recipe) for name, recipe in recipes.items() if name not in known]
+            outcomes = self.evaluate_all(missing)
+            if outcomes is None:
+                return
+            if recipes is self.sources:
+                self.refer(missing, outcomes)
+            for job in missing:
+                outcome = outcomes[job.name]
+                self.study.add_baseline(job.name, job.recipe, self.result(job, outcome), outcome.scores)
+
+    def refer(self, sources: Sequence[Job], outcomes: Mapping[str, Outcome]) -> None:
+        """Let gates be relative to these models. Raises ModelError when one of them could not be scored."""
+        for job in sources:
+            outcome = outcomes[job.name]
+            if outcome.reason is not None:
+                raise ModelError("model cannot be scored", where=job.name, found=outcome.reason)
+            self.judge.refer(job.name, job.split, outcome.means)
+
+    def _generations(self) -> None:
+        budget, first = self.config.budget.candidates, 0
+        while first < budget:
+            generation = self._optimizer.ask()
+            due = generation[: budget - first]
+            self.evaluate(self._due(first, due), self._finish, stopping=self._stopping)
+            candidates = self.study.candidates()[first : first + len(generation)]
+            if len(candidates) < len(generation) or any(each.state == "running" for each in candidates):
+                return
+            self._optimizer.tell(_told(candidates))
+            first += len(generation)
+
+    def _one_by_one(self) -> None:
+        recorded = self.study.candidates()
+        for candidate in recorded:
+            if candidate.state == "running":
+                self._optimizer.expect(np.array(candidate.x))
+            else:
+                self._optimizer.tell(_told([candidate]))
+
+        def jobs() -> Iterator[Job]:
+            for candidate in recorded:
+                yield from self._due(candidate.number, [np.array(candidate.x)])
+            for number in range(len(recorded), self.config.budget.candidates):
+                yield from self._due(number, self._optimizer.ask())
+
+        self.evaluate(jobs(), self._finish, stopping=self._stopping)
+
+    def _due(self, first: int, vectors: Iterable[Vector]) -> Iterator[Job]:
+        """The jobs of the vectors from number `first` on that have no result yet; each is recorded as it is pulled."""
+        for number, x in enumerate(vectors, first):
+            recorded = self.study.candidates()
+            if number < len(recorded):
+                candidate = recorded[number]
+                if candidate.x != tuple(x):
+                    raise StudyError(
+                        "the optimizer asks for another candidate than the study holds",
+                        where=f"candidate {number}",
+                        remedy="resume with the versions in environment.json, or start a new study",
+                    )
+                if candidate.state == "running" and self.study.retry(number):
+                    yield Job(f"candidate {number}", candidate.recipe, number=number)
+                continue
+            recipe = self._genome.recipe(x).to_yaml()
+            self.study.start(x.tolist(), self._genome.values(x), self._genome.space, recipe)
+            yield Job(f"candidate {number}", recipe, number=number)
+
+    def _finish(self, job: Job, outcome: Outcome) -> None:
+        assert job.number is not None
+        self._settled(self.study.finish(job.number, self.result(job, outcome), outcome.scores))
+
+    def _settled(self, candidate: Candidate) -> None:
+        """A candidate has its result."""
+        if self._optimizer.asynchronous:
+            self._optimizer.tell(_told([candidate]))
+        if candidate.reason is not None:
+            self.progress.say(f"candidate {candidate.number} failed: {candidate.reason}")
+        self._tell_best()
+        self.progress.candidate_done()
+
+    def _tell_best(self) -> None:
+        best = self.study.best
+        if best is not None:
+            self.progress.best(f"best {best.objective:.4f} (candidate {best.number}), every gate cleared")
+            return
+        misses = [candidate for candidate in self.study.candidates() if candidate.objective is not None]
+        if misses:
+            nearest = min(misses, key=lambda candidate: standing(candidate).violation)
+            cleared = sum(nearest.gates.values())
+            self.progress.best(f"none feasible yet, nearest clears {cleared} of {len(nearest.gates)} gates")
+
+    def _stopping(self) -> bool:
+        limit = self.config.budget.hours
+        return self.draining() or (limit is not None and self.study.hours >= limit)
+
+
+def standing(result: Result) -> ranking.Standing:
+    """What a result is ranked by."""
+    return ranking.Standing(result.objective, sum(max(0.0, miss) for miss in result.violations.values()))
+
+
+def _told(candidates: Sequence[Candidate]) -> list[Told]:
+    ranks = ranking.ranks([standing(candidate) for candidate in candidates])
+    return [
+        Told(np.array(candidate.x), rank, candidate.objective, tuple(candidate.violations.values()))
+        for candidate, rank in zip(candidates, ranks, strict=True)
+    ]

@@ -1,0 +1,82 @@
+"""What the terminal shows while a search runs."""
+
+import logging
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.text import Text
+
+log = logging.getLogger(__name__)
+
+
+class SearchProgress:
+    """A live line on a terminal; elsewhere a plain line now and then. Writes to standard error.
+
+    Args:
+        total: candidates of the whole budget.
+        done: candidates that earlier sessions finished.
+        every: seconds between lines where there is no terminal.
+    """
+
+    def __init__(self, total: int, done: int, *, every: float = 30.0) -> None:
+        self.console = Console(stderr=True)
+        self._started, self._first, self._done, self._total = time.monotonic(), done, done, total
+        self._every, self._printed = every, float("-inf")
+        self._best = "no candidate yet"
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[best]}"),
+            console=self.console,
+            disable=not self.console.is_terminal,
+            transient=True,
+        )
+        self._task = self._bar.add_task("candidates", total=total, completed=done, rate="", best="")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def say(self, line: str) -> None:
+        """One line above the bar, and in the log."""
+        log.info(line)
+        self.console.print(Text(line), soft_wrap=True)
+
+    def best(self, description: str) -> None:
+        """What the best candidate is by now."""
+        self._best = description
+
+    def candidate_done(self) -> None:
+        """Count one more candidate."""
+        self._done += 1
+        self._refresh()
+
+    def _refresh(self) -> None:
+        now = time.monotonic()
+        fresh = self._done - self._first
+        per_hour = 3600 * fresh / max(now - self._started, 1e-9)
+        left = (self._total - self._done) / per_hour * 3600 if fresh else float("nan")
+        rate = f"{per_hour:,.0f}/h, {_duration(left)} left" if fresh else ""
+        self._bar.update(self._task, completed=self._done, rate=rate, best=self._best)
+        if self._bar.disable and (now - self._printed > self._every or self._done == self._total):
+            self._printed = now
+            self.console.print(Text(f"{self._done}/{self._total} candidates, {rate}; {self._best}"), soft_wrap=True)
+
+
+def _duration(seconds: float) -> str:
+    if seconds != seconds:
+        return "?"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

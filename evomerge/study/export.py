@@ -1,0 +1,85 @@
+"""Handing over recipes: which candidate, its YAML, and the sidecar that says where it comes from."""
+
+from pathlib import Path
+
+from evomerge.errors import NothingFeasibleError, UsageError
+from evomerge.study.folder import replace_file
+from evomerge.study.provenance import provenance
+from evomerge.study.results import Candidate
+from evomerge.study.view import StudyView
+
+
+def choose(study: StudyView, number: int | None = None) -> Candidate:
+    """The candidate to export: the one of that number, or the study's winner.
+
+    Raises:
+        NothingFeasibleError: no number is given and no candidate clears every gate.
+        UsageError: there is no candidate of that number.
+    """
+    if number is not None:
+        return study.candidate(number)
+    winner = study.winner
+    if winner is None:
+        raise _nothing_feasible(study)
+    return winner
+
+
+def pareto(study: StudyView) -> tuple[Candidate, ...]:
+    """The feasible candidates that no other one beats: as good on every task and better on one. By number.
+
+    Of candidates with equal scores the first stands for all.
+
+    Raises:
+        NothingFeasibleError: no candidate clears every gate.
+    """
+    signs = {task: 1 if facts["higher_is_better"] else -1 for task, facts in study.tasks().items()}
+    first_with: dict[tuple[float, ...], Candidate] = {}
+    for candidate in study.candidates():
+        if candidate.feasible:
+            first_with.setdefault(tuple(signs[task] * candidate.scores[task] for task in signs), candidate)
+    if not first_with:
+        raise _nothing_feasible(study)
+    return tuple(
+        candidate
+        for utilities, candidate in first_with.items()
+        if not any(other != utilities and all(map(float.__ge__, other, utilities)) for other in first_with)
+    )
+
+
+def write_export(study: StudyView, candidate: Candidate, path: Path) -> Path:
+    """Write a candidate's recipe, and its provenance beside it.
+
+    Args:
+        study: the candidate's study.
+        candidate: what to export.
+        path: of the YAML file; an older one is replaced.
+
+    Returns:
+        The path of the sidecar, `<stem>.provenance.json`.
+
+    Raises:
+        UsageError: the files cannot be written.
+    """
+    sidecar = path.with_name(f"{path.stem}.provenance.json")
+    facts = provenance(candidate, study.finalists(), study.environment, study.config)
+    try:
+        replace_file(sidecar, facts.model_dump_json(indent=2).encode() + b"\n")
+        replace_file(path, candidate.recipe.encode())
+    except OSError as error:
+        raise UsageError("cannot write the recipe", where=path, found=error.strerror) from error
+    return sidecar
+
+
+def _nothing_feasible(study: StudyView) -> NothingFeasibleError:
+    scored = [candidate for candidate in study.candidates() if candidate.objective is not None]
+    nearest = min(scored, key=lambda each: sum(max(0.0, miss) for miss in each.violations.values()), default=None)
+    found = f"{len(scored)} scored candidates"
+    if nearest is not None:
+        missed = ", ".join(task for task, cleared in nearest.gates.items() if not cleared)
+        found += f", the nearest is number {nearest.number}, which misses {missed}"
+    return NothingFeasibleError(
+        "no candidate clears every gate",
+        where=f"study {study.name}",
+        found=found,
+        remedy=f"evomerge resume {study.name} budget.candidates=N with a larger N, or start a study with wider gates",
+    )

@@ -1,0 +1,214 @@
+"""The folder of a study: its name, its layout, and files that are either whole or not there."""
+
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from evomerge.errors import ConfigError, StudyError, nearest
+
+VERSION = 1  # of the layout and of what the journal holds
+_NAME = re.compile(r"[A-Za-z0-9](?:\.?[A-Za-z0-9_-]+)*\.?")
+_LONGEST_NAME = 100
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """Where the parts of a study lie."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved config: the study's identity."""
+        return self.path / "config.yaml"
+
+    @property
+    def environment(self) -> Path:
+        """Versions, machine, and digests and licences of the models."""
+        return self.path / "environment.json"
+
+    @property
+    def journal(self) -> Path:
+        """The Optuna journal."""
+        return self.path / "study.journal"
+
+    @property
+    def lock(self) -> Path:
+        """The file whose lock the writer holds."""
+        return self.path / "study.lock"
+
+    @property
+    def items(self) -> Path:
+        """The folder of the per-item scores."""
+        return self.path / "items"
+
+    @property
+    def best(self) -> Path:
+        """The best recipe that clears every gate."""
+        return self.path / "best.yaml"
+
+    @property
+    def provenance(self) -> Path:
+        """Where the best recipe comes from."""
+        return self.path / "best.provenance.json"
+
+    def read_config(self) -> dict[str, Any]:
+        """The resolved config, without its version.
+
+        Raises:
+            StudyError: config.yaml is missing, damaged, or written by a newer evomerge.
+        """
+        try:
+            document = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise StudyError("not a study", where=self.path, expected="a config.yaml in it") from error
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise StudyError("study cannot be read", where=self.config, found=error) from error
+        config: dict[str, Any] = document if isinstance(document, dict) else {}
+        version = config.pop("version", None)
+        if not isinstance(version, int) or not isinstance(config.get("study"), str):
+            raise StudyError("not the config of a study", where=self.config, expected="keys version and study")
+        if version > VERSION:
+            raise StudyError(
+                "study was written by a newer evomerge",
+                where=self.config,
+                expected=f"version {VERSION} or older",
+                found=version,
+                remedy="upgrade evomerge",
+            )
+        return config
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Replace config.yaml. Raises OSError."""
+        text = yaml.safe_dump({"version": VERSION, **config}, sort_keys=False, allow_unicode=True)
+        replace_file(self.config, text.encode())
+
+
+def check_name(name: str) -> None:
+    """Refuse a study name that is not plainly the name of a folder.
+
+    Raises:
+        ConfigError: separators, `..`, a leading dot or dash, or characters that a shell would mind.
+    """
+    if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
+        raise ConfigError(
+            "not a name for a study",
+            where="study",
+            expected=f"at most {_LONGEST_NAME} letters, digits, - and _ and single dots, a letter or digit first",
+            found=repr(name),
+        )
+
+
+def study_folder(study: str, runs_dir: Path) -> Path:
+    """The folder of a study that is given by name or by path.
+
+    Raises:
+        StudyError: there is no such folder.
+    """
+    candidates = [runs_dir / study, Path(study).expanduser()]
+    for folder in candidates:
+        if study and folder.is_dir():
+            return folder.absolute()
+    known = folders_in(runs_dir)
+    remedy = nearest(study, [folder.name for folder in known]) if known else "start one: evomerge search"
+    raise StudyError("no such study", where=study, expected=f"a study in {runs_dir}, or a path", remedy=remedy)
+
+
+def folders_in(runs_dir: Path) -> list[Path]:
+    """Every folder in `runs_dir` that is or was meant to be a study, by name; none if `runs_dir` is not there."""
+    if not runs_dir.is_dir():
+        return []
+    return sorted(entry for entry in runs_dir.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[StudyFolder]:
+    """A folder that appears under its name with all that was put into it, or not at all.
+
+    Raises:
+        ConfigError: the name is taken.
+        StudyError: the disk is full or cannot be written.
+    """
+    if path.exists():
+        raise _taken(path)
+    staging = path.parent / f".{path.name}.{uuid.uuid4().hex}"
+    try:
+        with writing(path):
+            staging.mkdir(parents=True)
+        yield StudyFolder(staging)
+        with writing(path):
+            sync_folder(staging)
+            try:
+                staging.rename(path)
+            except OSError as error:
+                if path.exists():  # another process took the name meanwhile
+                    raise _taken(path) from error
+                raise
+            sync_folder(path.parent)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, or a crash, finds the old content or the new. Raises OSError."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Remove what a killed `replace_file` left. Raises OSError."""
+    for partial in folder.glob(".*.partial"):
+        partial.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable. Raises OSError."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def writing(where: Path) -> Iterator[None]:
+    """Tell a full or read-only disk in one line.
+
+    Raises:
+        StudyError: for any OSError inside.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StudyError(
+            "study cannot be written",
+            where=where,
+            found=error.strerror or str(error),
+            remedy="free some space or choose another runs_dir; a study that exists can be resumed",
+        ) from error
+
+
+def _taken(path: Path) -> ConfigError:
+    return ConfigError(
+        "study name already in use",
+        where=f"study={path.name}",
+        found=path,
+        remedy=f"evomerge resume {path.name}, or choose another name",
+    )

@@ -1,0 +1,151 @@
+"""Where a recipe comes from: the models, the versions, and what it scored."""
+
+import hashlib
+import json
+import platform
+import sys
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from evomerge.errors import StudyError
+from evomerge.study.results import Candidate, Finalist
+from fitness.validation import validated
+
+PACKAGES = tuple(["evomerge", "torch", "transformers", "tokenizers", "safetensors", "lm-eval", "datasets", "optuna", "cma", "ray", "numpy"])
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelFacts(_Document):
+    """A model that candidates are made of.
+
+    Attributes:
+        name: what gates and baselines call it.
+        ref: path or hub id, revision and adapter, as recipes write it.
+        digest: of its content.
+        licence: as its model card declares it.
+    """
+
+    name: str
+    ref: str
+    digest: str
+    licence: str | None = None
+
+
+class Environment(_Document):
+    """What a study is run with."""
+
+    python: str
+    platform: str
+    packages: dict[str, str]
+    models: tuple[ModelFacts, ...]
+
+    @classmethod
+    def here(cls, models: Iterable[ModelFacts]) -> "Environment":
+        """This process and these models."""
+        return cls(
+            python=".".join(map(str, sys.version_info[:3])),
+            platform=platform.platform(),
+            packages={name: found for name in PACKAGES if (found := _version(name)) is not None},
+            models=tuple(models),
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> "Environment":
+        """Read an environment.json. Raises StudyError."""
+        try:
+            return validated(cls, json.loads(path.read_bytes()), str(path), StudyError)
+        except (OSError, ValueError) as error:
+            raise StudyError("study cannot be read", where=path, found=error) from error
+
+    def require_same_models(self, now: "Environment") -> None:
+        """Refuse to mix scores of models that have changed since the study began.
+
+        Raises:
+            StudyError: a model's content is another.
+        """
+        digests = {model.ref: model.digest for model in now.models}
+        for model in self.models:
+            if digests.get(model.ref, model.digest) != model.digest:
+                raise StudyError(
+                    "a model has changed since the study began",
+                    where=model.ref,
+                    expected=f"digest {model.digest[:12]}",
+                    found=digests[model.ref][:12],
+                    remedy="restore it or start a new study",
+                )
+
+    def differences(self, now: "Environment") -> list[str]:
+        """What else has changed, one line each: scores may differ in their last digits."""
+        before = {"python": self.python, "platform": self.platform, **self.packages}
+        after = {"python": now.python, "platform": now.platform, **now.packages}
+        names = dict.fromkeys([*before, *after])
+        return [
+            f"{name}: {before.get(name)} -> {after.get(name)}" for name in names if before.get(name) != after.get(name)
+        ]
+
+
+class Holdout(_Document):
+    """What a recipe scored on the documents that the search did not see."""
+
+    scores: dict[str, float]
+    gates: dict[str, bool]
+    objective: float | None
+
+
+class Provenance(_Document):
+    """The sidecar of an exported recipe.
+
+    Attributes:
+        recipe_sha256: of the recipe file, byte for byte.
+        candidate: its number in the study.
+        scores: on dev, in each task's own unit.
+        config: of the study, resolved.
+    """
+
+    recipe_sha256: str
+    study: str
+    candidate: int
+    objective: float | None
+    feasible: bool
+    scores: dict[str, float]
+    gates: dict[str, bool]
+    holdout: Holdout | None
+    environment: Environment
+    config: dict[str, Any]
+
+
+def provenance(
+    candidate: Candidate, finalists: Iterable[Finalist], environment: Environment, config: dict[str, Any]
+) -> Provenance:
+    """The provenance of one candidate of the study that `config` describes."""
+    finalist = next((each for each in finalists if each.number == candidate.number), None)
+    return Provenance(
+        recipe_sha256=hashlib.sha256(candidate.recipe.encode()).hexdigest(),
+        study=config["study"],
+        candidate=candidate.number,
+        objective=candidate.objective,
+        feasible=candidate.feasible,
+        scores=dict(candidate.scores),
+        gates=candidate.gates,
+        holdout=None if finalist is None else _holdout(finalist),
+        environment=environment,
+        config=config,
+    )
+
+
+def _holdout(finalist: Finalist) -> Holdout:
+    return Holdout(scores=dict(finalist.scores), gates=finalist.gates, objective=finalist.objective)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

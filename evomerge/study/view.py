@@ -1,0 +1,198 @@
+"""Reading a study: no lock, no repair, no writes, also while another process writes to it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from evomerge.errors import StudyError, UsageError
+from evomerge.study.folder import StudyFolder
+from evomerge.study.items import read_items
+from evomerge.study.journal import open_database, open_journal
+from evomerge.study.lock import Holder, holder
+from evomerge.study.provenance import Environment
+from evomerge.study.results import Baseline, Candidate, Finalist, State
+
+StudyState = Literal["running", "interrupted", "finished"]
+
+_STATES: dict[TrialState, State] = {
+    TrialState.RUNNING: "running",
+    TrialState.COMPLETE: "complete",
+    TrialState.FAIL: "failed",
+}
+
+
+class StudyView:
+    """What a study holds. Every call sees what has been written since the last one.
+
+    Args:
+        folder: the study's folder.
+
+    Raises:
+        StudyError: it is no study, is damaged, or was written by a newer evomerge.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = StudyFolder(folder)
+        self.config = self.folder.read_config()
+        self._open()
+
+    def _open(self) -> None:
+        self._storage = open_storage(self.folder, self.config)
+        try:
+            self._study_id = self._storage.get_study_id_from_name(self.name)
+        except KeyError as error:
+            raise StudyError("journal holds another study", where=self.folder.path, expected=self.name) from error
+        self._finished: dict[int, Candidate] = {}
+
+    @property
+    def name(self) -> str:
+        """The study's name, which is also its name in Optuna."""
+        name: str = self.config["study"]
+        return name
+
+    @property
+    def environment(self) -> Environment:
+        """What the study was begun with. Raises StudyError."""
+        return Environment.read(self.folder.environment)
+
+    @property
+    def holder(self) -> Holder | None:
+        """The process that is writing to the study, None if there is none."""
+        try:
+            return holder(self.folder.lock)
+        except OSError as error:
+            raise StudyError("study cannot be read", where=self.folder.lock, found=error.strerror) from error
+
+    @property
+    def state(self) -> StudyState:
+        """`finished` once a search came to its end, `running` while a process writes to it, else `interrupted`."""
+        if self.holder is not None:
+            return "running"
+        return "finished" if self._attributes().get("finished") else "interrupted"
+
+    @property
+    def hours(self) -> float:
+        """Hours of search until the last record, over all sessions."""
+        seconds = [_outcome(trial).get("elapsed", 0.0) for trial in self._trials()]
+        seconds += [record.get("elapsed", 0.0) for record in self._attributes().values() if isinstance(record, dict)]
+        return max(seconds, default=0.0) / 3600
+
+    def candidates(self) -> tuple[Candidate, ...]:
+        """All candidates; the one at index i has number i."""
+        candidates = []
+        for trial in self._trials():
+            candidate = self._finished.get(trial.number) or _candidate(trial)
+            if candidate.state != "running":
+                self._finished[trial.number] = candidate
+            candidates.append(candidate)
+        return tuple(candidates)
+
+    def candidate(self, number: int) -> Candidate:
+        """One candidate.
+
+        Raises:
+            UsageError: there is none of that number.
+        """
+        candidates = self.candidates()
+        if not 0 <= number < len(candidates):
+            known = f"0 to {len(candidates) - 1}" if candidates else "the study has none yet"
+            raise UsageError("no such candidate", where=f"study {self.name}", expected=known, found=number)
+        return candidates[number]
+
+    @property
+    def best(self) -> Candidate | None:
+        """The feasible candidate with the highest objective on dev, the earliest among equals."""
+        return max(
+            (candidate for candidate in self.candidates() if candidate.feasible),
+            key=lambda candidate: (candidate.objective, -candidate.number),
+            default=None,
+        )
+
+    @property
+    def winner(self) -> Candidate | None:
+        """The candidate to hand over: the one elected among the finalists, or `best` if none was since it was found."""
+        best = self.best
+        elected = self._attributes().get("winner")
+        if best is not None and elected is not None and elected["over"] == best.number:
+            return self.candidate(elected["number"])
+        return best
+
+    def baselines(self) -> tuple[Baseline, ...]:
+        """What the search has to beat, in the order in which it was added."""
+        return tuple(
+            Baseline(**_fields(record), name=record["name"], recipe=record["recipe"])
+            for record in self._records("baseline:")
+        )
+
+    def finalists(self) -> tuple[Finalist, ...]:
+        """What was scored on holdout, in the order in which it was added."""
+        return tuple(
+            Finalist(**_fields(record), name=record["name"], number=record["number"])
+            for record in self._records("finalist:")
+        )
+
+    def notes(self) -> dict[str, Any]:
+        """What else the search has recorded: name -> JSON value."""
+        return {record["name"]: record["value"] for record in self._records("note:")}
+
+    def items(self, name: str) -> dict[str, dict[int, float]]:
+        """Per-item scores under a name that `candidate_items`, `baseline_items` or `holdout_items` gives.
+
+        Returns:
+            task -> doc_id -> value.
+
+        Raises:
+            StudyError: there are none, or the file is damaged.
+        """
+        return read_items(self.folder.items, name)
+
+    def tasks(self) -> dict[str, dict[str, Any]]:
+        """task -> {metric: str, higher_is_better: bool}; empty until something was scored."""
+        tasks: dict[str, dict[str, Any]] = self._attributes().get("tasks", {})
+        return tasks
+
+    def _trials(self) -> list[FrozenTrial]:
+        return self._storage.get_all_trials(self._study_id, deepcopy=False)
+
+    def _attributes(self) -> dict[str, Any]:
+        return self._storage.get_study_user_attrs(self._study_id)
+
+    def _records(self, prefix: str) -> list[dict[str, Any]]:
+        return [record for key, record in self._attributes().items() if key.startswith(prefix)]
+
+
+def open_storage(folder: StudyFolder, config: Mapping[str, Any]) -> BaseStorage:
+    """The storage of a study: the database that its config names under `storage`, else the journal in its folder.
+
+    Raises:
+        StudyError: it is missing, damaged or cannot be reached.
+    """
+    url = config.get("storage")
+    return open_journal(folder.journal) if url is None else open_database(url)
+
+
+def _candidate(trial: FrozenTrial) -> Candidate:
+    attributes, state = trial.user_attrs, _STATES.get(trial.state)
+    if state is None or "x" not in attributes:
+        raise StudyError("trial was not written by evomerge", where=f"trial {trial.number}", found=trial.state.name)
+    return Candidate(
+        **(_fields(attributes["outcome"]) if state != "running" else {}),
+        number=trial.number,
+        state=state,
+        x=tuple(attributes["x"]),
+        genome=trial.params,
+        recipe=attributes["recipe"],
+        attempts=attributes.get("attempts", 1),
+    )
+
+
+def _outcome(trial: FrozenTrial) -> dict[str, Any]:
+    outcome: dict[str, Any] = trial.user_attrs.get("outcome", {})
+    return outcome
+
+
+def _fields(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: record[key] for key in ("scores", "violations", "objective", "timings", "reason")}

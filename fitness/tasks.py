@@ -1,0 +1,250 @@
+"""Tasks: what lm-eval knows of each task of a suite, loaded once and checked before any model is scored."""
+
+import contextlib
+import functools
+import io
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import yaml
+from lm_eval import utils as lm_eval_utils
+from lm_eval.api.task import Task
+from lm_eval.tasks import TaskManager
+from lm_eval.tasks._yaml_loader import load_yaml
+
+from fitness.benchmarks import benchmark
+from fitness.errors import SuiteError, nearest
+from fitness.items import Split, split
+from fitness.suite import SuiteConfig, TaskSpec
+
+# Even a local file makes datasets tell the Hub which loader was used.
+datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
+# lm-eval compiles the same few Jinja templates for every document and every call; a compiled one is as good.
+if not hasattr(lm_eval_utils.env.from_string, "cache_info"):
+    lm_eval_utils.env.from_string = functools.cache(lm_eval_utils.env.from_string)
+
+
+@dataclass(frozen=True)
+class LoadedTask:
+    """A task of the suite and what was found in it.
+
+    Attributes:
+        spec: what the suite says.
+        task: lm-eval's task.
+        filter: the filter ensemble that the score is read from.
+        aggregate: the metric's values, one per document -> score.
+        higher_is_better: the metric's direction.
+        documents: split -> document ids, ascending.
+        benchmark: the public benchmark that it is scored on, if any.
+    """
+
+    spec: TaskSpec
+    task: Task
+    filter: Any
+    aggregate: Callable[[list[Any]], float]
+    higher_is_better: bool
+    documents: Mapping[Split, tuple[int, ...]]
+    benchmark: str | None
+
+
+def load_tasks(suite: SuiteConfig) -> list[LoadedTask]:
+    """Load and check every task of a suite, in its order.
+
+    Raises:
+        SuiteError: a task, metric or filter does not exist, a task file or its data cannot be read, a split is empty,
+            or a public benchmark is used without leave.
+    """
+    for folder in suite.include_path:
+        if not Path(folder).is_dir():
+            raise SuiteError("task folder is missing", where="include_path", expected="a folder", found=folder)
+    manager = TaskManager(include_path=list(suite.include_path), include_defaults=False)
+    # Indexing lm-eval's own tasks takes seconds, so they are looked at only when they are asked for.
+    if any(task.name not in manager.task_index for task in suite.tasks):
+        _check_task_files(suite)
+        manager = TaskManager(include_path=list(suite.include_path))
+    entries = [_entry(spec, manager) for spec in suite.tasks]
+    return [_load_task(spec, entry, manager, suite) for spec, entry in zip(suite.tasks, entries, strict=True)]
+
+
+def _check_task_files(suite: SuiteConfig) -> None:
+    """lm-eval skips a task file that it cannot read; the task then only seems to be unknown."""
+    for folder in suite.include_path:
+        for path in sorted(Path(folder).rglob("*.yaml")):
+            try:
+                load_yaml(path, resolve_func=False)
+            except yaml.MarkedYAMLError as error:
+                line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+                raise SuiteError("task file is not valid YAML", where=f"{path}{line}", found=error.problem) from error
+            except (OSError, yaml.YAMLError) as error:
+                raise SuiteError("task file cannot be read", where=path, found=error) from error
+            except ValueError:
+                continue
+
+
+def _entry(spec: TaskSpec, manager: TaskManager) -> Any:
+    """The task's place in lm-eval's index: its `kind`, `yaml_path` and, with functions unresolved, its `cfg`."""
+    entry = manager.task_index.get(spec.name)
+    if entry is None:
+        raise SuiteError("unknown task", where=spec.name, remedy=nearest(spec.name, manager.all_subtasks))
+    if entry.kind.name in ("GROUP", "TAG"):
+        members = entry.cfg["task"] if entry.kind.name == "GROUP" else sorted(entry.tags)
+        names = [member if isinstance(member, str) else str(member.get("task")) for member in members]
+        raise SuiteError(
+            "name of several tasks",
+            where=spec.name,
+            expected="one task",
+            found=f"a {entry.kind.name.lower()}",
+            remedy="list its members: " + ", ".join(names[:5]) + (", ..." if len(names) > 5 else ""),
+        )
+    return entry
+
+
+def _load_task(spec: TaskSpec, entry: Any, manager: TaskManager, suite: SuiteConfig) -> LoadedTask:
+    known = _benchmark(spec, entry.cfg.get, suite)
+    with as_suite_error("task cannot be loaded", spec.name):
+        config = load_yaml(entry.yaml_path)
+        if config.get("dataset_kwargs"):
+            config["dataset_kwargs"] = _beside(entry.yaml_path.parent, config["dataset_kwargs"])
+        task = manager.load([config])["tasks"][spec.name]
+        count = len(task.eval_docs)
+    known = known or _benchmark(spec, task.get_config, suite)
+    for flag, what in (("UNSAFE_CODE", "runs generated code"), ("MULTIMODAL", "needs images or audio")):
+        if getattr(task, flag, False):
+            raise SuiteError("task cannot be used", where=spec.name, found=f"a task that {what}")
+    _set_fewshot(spec, task, suite)
+    dev, holdout = split(count, suite.holdout, spec.name)
+    return LoadedTask(
+        spec=spec,
+        task=task,
+        filter=_filter(spec, task),
+        aggregate=_aggregation(spec, task),
+        higher_is_better=_direction(spec, task),
+        documents={"dev": dev, "holdout": holdout, "all": tuple(range(count))},
+        benchmark=known,
+    )
+
+
+def _benchmark(spec: TaskSpec, get: Callable[[str], Any], suite: SuiteConfig) -> str | None:
+    scored = get("test_split") or get("validation_split") or "test"
+    known = benchmark(get("dataset_path"), get("dataset_name"), scored, get("dataset_kwargs"))
+    if known and not suite.allow_benchmarks:
+        raise SuiteError(
+            "task is scored on a public benchmark",
+            where=spec.name,
+            found=known,
+            remedy="search on other documents and keep the benchmark for the end, or set allow_benchmarks=true",
+        )
+    return known
+
+
+def _beside(folder: Path, value: Any) -> Any:
+    """Data files are found beside the task file that names them, so that a folder of tasks works from anywhere."""
+    if isinstance(value, Mapping):
+        return {key: _beside(folder, each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_beside(folder, each) for each in value]
+    return str(folder / value) if isinstance(value, str) and (folder / value).is_file() else value
+
+
+def _set_fewshot(spec: TaskSpec, task: Task, suite: SuiteConfig) -> None:
+    own = task.get_config("num_fewshot")
+    if own == 0 and spec.num_fewshot:
+        raise SuiteError(
+            "task fixes num_fewshot at 0", where=spec.name, found=spec.num_fewshot, remedy="leave num_fewshot out"
+        )
+    count = spec.num_fewshot if spec.num_fewshot is not None else own or 0
+    task.set_config("num_fewshot", count)
+    if count and suite.holdout.fraction and _fewshot_split(task) == _scored_split(task):
+        raise SuiteError(
+            "few-shot examples would come from the documents that are scored, holdout included",
+            where=spec.name,
+            remedy="give the task a fewshot_split, or set holdout.fraction to 0",
+        )
+
+
+def _scored_split(task: Task) -> str | None:
+    split: str | None = task.get_config("test_split") or task.get_config("validation_split")
+    return split
+
+
+def _fewshot_split(task: Task) -> str | None:
+    """Where lm-eval takes the examples from; None for examples of their own."""
+    own = task.get_config("fewshot_config")
+    if own is not None and own.split is None and own.samples is not None:
+        return None
+    return (own and own.split) or next(
+        (name for name in map(task.get_config, ("training_split", "validation_split", "test_split")) if name), None
+    )
+
+
+def _filter(spec: TaskSpec, task: Task) -> Any:
+    filters = {each.name: each for each in task._filters}
+    if spec.filter is None and len(filters) > 1:
+        raise SuiteError(
+            "task has several filters", where=spec.name, found=", ".join(filters), remedy="choose one with `filter`"
+        )
+    name = spec.filter or next(iter(filters))
+    if name not in filters:
+        raise SuiteError("unknown filter", where=spec.name, found=repr(name), remedy=_one_of(filters))
+    return filters[name]
+
+
+def _aggregation(spec: TaskSpec, task: Task) -> Callable[[list[Any]], float]:
+    aggregations = task.aggregation()
+    if spec.metric not in aggregations:
+        raise SuiteError("unknown metric", where=spec.name, found=repr(spec.metric), remedy=_one_of(aggregations))
+    aggregate: Callable[[list[Any]], float] | None = aggregations[spec.metric]
+    functions = getattr(task, "_metric_fn_list", {})
+    own = task.get_config("process_results") is not None
+    if aggregate is None or (spec.metric in functions and functions[spec.metric] is None and not own):
+        raise SuiteError("metric is not known to lm-eval", where=spec.name, found=repr(spec.metric))
+    return aggregate
+
+
+def _direction(spec: TaskSpec, task: Task) -> bool:
+    higher = task.higher_is_better().get(spec.metric)
+    if higher is None:
+        raise SuiteError(
+            "metric has no direction",
+            where=f"{spec.name}: {spec.metric}",
+            remedy="set higher_is_better in the task's metric_list",
+        )
+    return bool(higher)
+
+
+def _one_of(names: Mapping[str, Any]) -> str:
+    return "the task has " + ", ".join(map(repr, names))
+
+
+@contextlib.contextmanager
+def as_suite_error(what: str, where: str) -> Iterator[None]:
+    """A task file runs templates and functions of its author, so anything may be raised; all of it is the suite's."""
+    try:
+        yield
+    except SuiteError:
+        raise
+    except Exception as error:
+        raise SuiteError(what, where=where, found=f"{type(error).__name__}: {error}") from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """lm-eval warns about what is meant here, such as a model that is already in memory."""
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def no_bars() -> Iterator[None]:
+    """lm-eval and datasets draw progress bars that no argument switches off."""
+    with contextlib.redirect_stderr(io.StringIO()):
+        yield

@@ -1,0 +1,166 @@
+"""Scores equal lm-eval's own, score for score and item for item, on the same documents."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from lm_eval import evaluator
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+
+from fitness.harness import Harness
+from fitness.suite import SuiteConfig
+
+SPECS = [
+    {"name": "gen", "metric": "exact_match"},
+    {"name": "gen_filtered", "metric": "exact_match", "filter": "word"},
+    {"name": "gen_sampled", "metric": "exact_match"},
+    {"name": "choice", "metric": "acc_norm"},
+    {"name": "cloze", "metric": "perplexity"},
+    {"name": "prose", "metric": "word_perplexity"},
+]
+BATCH_SIZE = 4
+
+
+@pytest.fixture
+def reference(task_folder, tokenizer, monkeypatch):
+    """lm-eval's own scores and samples."""
+    monkeypatch.setattr(evaluator, "add_env_info", lambda results: None)  # one second of pip, no part of a score
+    monkeypatch.chdir(task_folder)
+
+    def evaluate(model, samples, num_fewshot=None):
+        return evaluator.simple_evaluate(
+            HFLM(model, tokenizer=tokenizer, batch_size=BATCH_SIZE),
+            tasks=list(samples),
+            samples={name: list(ids) for name, ids in samples.items()},
+            num_fewshot=num_fewshot,
+            task_manager=TaskManager(include_path=str(task_folder), include_defaults=False),
+            bootstrap_iters=0,
+        )
+
+    return evaluate
+
+
+def suite_of(folder, *specs, **changes):
+    return SuiteConfig(include_path=(str(folder),), tasks=specs, batch_size=BATCH_SIZE, **changes)
+
+
+def assert_equal(scores, expected, specs):
+    for spec in specs:
+        name, metric, filter_name = spec["name"], spec["metric"], spec.get("filter", "none")
+        assert scores[name].score == expected["results"][name][f"{metric},{filter_name}"], name
+        samples = [sample for sample in expected["samples"][name] if sample["filter"] == filter_name]
+        assert scores[name].doc_ids == tuple(sample["doc_id"] for sample in samples)
+        values = [sample[metric][0] if isinstance(sample[metric], tuple) else sample[metric] for sample in samples]
+        assert scores[name].values == pytest.approx(values, abs=0), name
+
+
+@pytest.mark.parametrize("split", ["dev", "holdout", "all"])
+def test_scores_equal_simple_evaluate(split, task_folder, model, tokenizer, reference):
+    harness = Harness(suite_of(task_folder, *SPECS))
+    harness.bind(model, tokenizer)
+    scores = harness.score(split)
+    expected = reference(model, {name: splits[split] for name, splits in harness.documents.items()})
+    assert_equal(scores, expected, SPECS)
+    # a metric that is the same for every document would agree by accident
+    assert len(set(scores["choice"].values)) == 2
+    assert len(set(scores["cloze"].values)) == len(scores["cloze"].values)
+
+
+def test_scores_follow_weights_that_change_in_place(task_folder, model, tokenizer, reference):
+    harness = Harness(suite_of(task_folder, *SPECS))
+    harness.bind(model, tokenizer)
+    before = harness.score("dev")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.5)
+    after = harness.score("dev")
+    assert after["cloze"].score != before["cloze"].score
+    assert_equal(after, reference(model, {name: splits["dev"] for name, splits in harness.documents.items()}), SPECS)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)
+    assert harness.score("dev") == before
+
+
+def test_exact_match_counts_the_documents_that_the_model_answers(tmp_path, write_task, model, tokenizer):
+    """References are the model's own likeliest next token, found by a bare forward pass, but for every third document."""
+    prompts = [f"cat {word} dog" for word in "red green blue bird runs sleeps eats one two".split()]
+    documents = []
+    for number, prompt in enumerate(prompts):
+        with torch.no_grad():
+            token = model(torch.tensor([tokenizer.encode(prompt)])).logits[0, -1].argmax()
+        documents.append({"prompt": prompt, "answer": "?!" if number % 3 == 0 else tokenizer.decode(token)})
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(document) + "\n" for document in documents))
+    write_task(
+        tmp_path,
+        "own",
+        output_type="generate_until",
+        generation_kwargs={"until": ["zzz"], "max_gen_toks": 1},
+        metric_list=[{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+        dataset_kwargs={"data_files": {"test": "own.jsonl"}},
+        fewshot_split=None,
+        doc_to_text="prompt",
+        doc_to_target="answer",
+    )
+    harness = Harness(suite_of(tmp_path, {"name": "own", "metric": "exact_match"}, holdout={"fraction": 0}))
+    harness.bind(model, tokenizer)
+    scores = harness.score("dev")["own"]
+    assert scores.values == tuple(float(number % 3 != 0) for number in range(len(prompts)))
+    assert scores.score == pytest.approx(2 / 3)
+
+
+def test_fewshot_of_the_suite_equals_num_fewshot_of_lm_eval(tmp_path, task_folder, model, tokenizer, reference):
+    spec = {"name": "cloze", "metric": "perplexity", "num_fewshot": 3}
+    harness = Harness(suite_of(task_folder, spec))
+    harness.bind(model, tokenizer)
+    scores = harness.score("dev")
+    ids = {"cloze": harness.documents["cloze"]["dev"]}
+    assert_equal(scores, reference(model, ids, num_fewshot=3), [spec])
+    assert scores["cloze"].score != reference(model, ids)["results"]["cloze"]["perplexity,none"]
+
+
+def test_a_model_bound_later_is_the_one_that_is_scored(task_folder, model, tokenizer):
+    harness = Harness(suite_of(task_folder, {"name": "cloze", "metric": "perplexity"}))
+    harness.bind(model, tokenizer)
+    first = harness.score("dev")
+    other = type(model)(model.config).eval()
+    harness.bind(other, tokenizer)
+    second = harness.score("dev")
+    fresh = Harness(harness.suite)
+    fresh.bind(other, tokenizer)
+    assert second == fresh.score("dev") != first
+
+
+def test_scoring_leaves_the_global_generators_alone(task_folder, model, tokenizer):
+    harness = Harness(suite_of(task_folder, *SPECS))
+    harness.bind(model, tokenizer)
+    random.seed(5)
+    np.random.seed(5)
+    torch.manual_seed(5)
+    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    first = harness.score("dev")
+    assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == states
+    torch.manual_seed(6)
+    assert harness.score("dev") == first, "a sampled task draws the same numbers for every candidate"
+
+
+def test_chat_template_is_applied_as_lm_eval_does(task_folder, model, tokenizer, reference, monkeypatch):
+    monkeypatch.setattr(
+        tokenizer,
+        "chat_template",
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<a>{% endif %}",
+    )
+    spec = {"name": "cloze", "metric": "perplexity", "num_fewshot": 2}
+    harness = Harness(suite_of(task_folder, spec, apply_chat_template=True))
+    harness.bind(model, tokenizer)
+    plain = evaluator.simple_evaluate
+
+    def templated(*args, **kwargs):
+        return plain(*args, apply_chat_template=True, **kwargs)
+
+    monkeypatch.setattr(evaluator, "simple_evaluate", templated)
+    expected = reference(model, {"cloze": harness.documents["cloze"]["dev"]}, num_fewshot=2)
+    assert_equal(harness.score("dev"), expected, [spec])
