@@ -6,13 +6,19 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from evomerge.errors import OneLineError, exit_code
 
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from evomerge.search import Ending
+
 INTERRUPTED = 130
 
-EXIT_CODES = """exit codes: 0 done; 1 a bug; 2 wrong usage or config; 3 nothing feasible; 4 incompatible or damaged models;
-5 the study is in use or cannot be read; 130 interrupted, resumable"""
+EXIT_CODES = """exit codes: 0 done; 1 a bug; 2 wrong usage or config; 3 nothing feasible; 4 incompatible or damaged
+models; 5 the study is in use or cannot be read; 130 interrupted, resumable"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -151,9 +157,53 @@ def _resume(options: argparse.Namespace) -> int:
 
 
 def _finish(ending: "Ending") -> int:
-    """Tell how a session ended."""
     print(ending.message)
     return ending.code
+
+
+def _studies(options: argparse.Namespace) -> int:
+    from evomerge.study.document import list_studies
+
+    entries = list_studies(options.runs_dir)
+    if options.json:
+        print(json.dumps([entry.model_dump(mode="json") for entry in entries], indent=2))
+        return 0
+    from evomerge.study.table import studies_table
+
+    _print(studies_table(entries))
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    from evomerge.study import StudyView, study_folder
+    from evomerge.study.document import candidate_detail, study_document
+
+    study = StudyView(study_folder(options.study, options.runs_dir))
+    document = study_document(study) if options.candidate is None else candidate_detail(study, options.candidate)
+    if options.json:
+        print(document.model_dump_json(indent=2))
+        return 0
+    from evomerge.study.document import StudyDocument
+    from evomerge.study.table import candidate_table, study_table
+
+    _print(*(study_table(document) if isinstance(document, StudyDocument) else candidate_table(document)))
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from evomerge.study import StudyView, study_folder
+    from evomerge.study.export import choose, pareto, write_export
+
+    study = StudyView(study_folder(options.study, options.runs_dir))
+    chosen = pareto(study) if options.pareto else (choose(study, options.candidate),)
+    if options.output is None:
+        print("---\n".join(candidate.recipe for candidate in chosen), end="")
+        return 0
+    for candidate in chosen:
+        path = options.output / f"{candidate.number:06d}.yaml" if options.pareto else options.output
+        write_export(study, candidate, path)
+        print(path)
+    return 0
 
 
 def _merge(options: argparse.Namespace) -> int:
@@ -178,6 +228,15 @@ def _merge(options: argparse.Namespace) -> int:
     return 0
 
 
+def _check(options: argparse.Namespace) -> int:
+    from evomerge.merge import preflight
+    from evomerge.recipe import Recipe
+
+    found = preflight(Recipe.read(options.recipe))
+    print(found.to_json() if options.json else found)
+    return 0
+
+
 def _score(options: argparse.Namespace) -> int:
     from evomerge.config import score_config
     from evomerge.search.evaluator import score_model
@@ -197,3 +256,11 @@ def _score(options: argparse.Namespace) -> int:
     for task, result in scores.items():
         print(f"{task:24} {result.metric:20} {result.score:8.4f}   {len(result.values)} {options.split} items")
     return 0
+
+
+def _print(*renderables: "RenderableType") -> None:
+    from rich.console import Console
+
+    console = Console()
+    for renderable in renderables:
+        console.print(renderable)

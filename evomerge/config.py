@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from evomerge.errors import ConfigError, nearest
 from evomerge.genome import GenomeConfig
 from evomerge.optimize import OptimizerConfig
-from evomerge.recipe import ModelRef
+from evomerge.recipe import Dtype, ModelRef
 from fitness.suite import SuiteConfig
 from fitness.validation import validated
 
@@ -52,7 +52,7 @@ class ModelsConfig(_Config):
 
     base: ModelSource
     parents: tuple[ModelSource, ...] = Field(min_length=1)
-    dtype: str = "bfloat16"
+    dtype: Dtype = "bfloat16"
     tokenizer: dict[str, Any] = {"source": "base"}
 
     @field_validator("base", mode="before")
@@ -217,7 +217,7 @@ def _compose(name: str, overrides: Sequence[str], config_dir: Path | None) -> di
         except (HydraException, OmegaConfBaseException) as error:
             cause = error.__cause__ or error
             lines = [line.strip() for line in f"{error}\n{'' if cause is error else cause}".splitlines()]
-            raise ConfigError(" ".join(line for line in lines if line), where="config") from error
+            raise ConfigError(" ".join(line for line in lines if line)) from error
     assert isinstance(data, dict)
     return {str(key): value for key, value in data.items()}
 

@@ -357,7 +357,9 @@ def _represent_list(dumper: yaml.SafeDumper, entries: list[Any]) -> yaml.Node:
 
 
 def _represent_str(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+    # PyYAML folds the separators other than a newline into one unless they are escaped.
+    style = '"' if any(mark in text for mark in "\r\x85\u2028\u2029") else "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 _Dumper.add_representer(list, _represent_list)

@@ -1,0 +1,1 @@
+"""Scoring of language models with lm-eval: suites, items, gates and ranks. Knows nothing of merging."""

@@ -152,7 +152,7 @@ class Harness:
                 raise ScoringError("nothing to score", where=f"task {task.spec.name}", expected=f"{split} documents")
             template = self.suite.apply_chat_template
             task.task.set_fewshot_seed(DEFAULT_OTHER_SEED)
-            with no_bars(), as_suite_error("prompts cannot be built", task.spec.name):
+            with no_bars(), as_suite_error("prompts cannot be built", f"task {task.spec.name}"):
                 task.task.build_all_requests(
                     samples=set(ids),  # a list would be searched once per document
                     apply_chat_template=template,

@@ -89,13 +89,13 @@ def _entry(spec: TaskSpec, manager: TaskManager) -> Any:
     """The task's place in lm-eval's index: its `kind`, `yaml_path` and, with functions unresolved, its `cfg`."""
     entry = manager.task_index.get(spec.name)
     if entry is None:
-        raise SuiteError("unknown task", where=spec.name, remedy=nearest(spec.name, manager.all_subtasks))
+        raise SuiteError("unknown task", found=repr(spec.name), remedy=nearest(spec.name, manager.all_subtasks))
     if entry.kind.name in ("GROUP", "TAG"):
         members = entry.cfg["task"] if entry.kind.name == "GROUP" else sorted(entry.tags)
         names = [member if isinstance(member, str) else str(member.get("task")) for member in members]
         raise SuiteError(
             "name of several tasks",
-            where=spec.name,
+            where=f"task {spec.name}",
             expected="one task",
             found=f"a {entry.kind.name.lower()}",
             remedy="list its members: " + ", ".join(names[:5]) + (", ..." if len(names) > 5 else ""),
@@ -105,16 +105,17 @@ def _entry(spec: TaskSpec, manager: TaskManager) -> Any:
 
 def _load_task(spec: TaskSpec, entry: Any, manager: TaskManager, suite: SuiteConfig) -> LoadedTask:
     known = _benchmark(spec, entry.cfg.get, suite)
-    with as_suite_error("task cannot be loaded", spec.name):
+    with as_suite_error("task cannot be loaded", f"task {spec.name}"):
         config = load_yaml(entry.yaml_path)
-        if config.get("dataset_kwargs"):
-            config["dataset_kwargs"] = _beside(entry.yaml_path.parent, config["dataset_kwargs"])
+        files = config.get("dataset_kwargs") or {}
+        if "data_files" in files:
+            files["data_files"] = _beside(entry.yaml_path.parent, files["data_files"])
         task = manager.load([config])["tasks"][spec.name]
         count = len(task.eval_docs)
     known = known or _benchmark(spec, task.get_config, suite)
     for flag, what in (("UNSAFE_CODE", "runs generated code"), ("MULTIMODAL", "needs images or audio")):
         if getattr(task, flag, False):
-            raise SuiteError("task cannot be used", where=spec.name, found=f"a task that {what}")
+            raise SuiteError("task cannot be used", where=f"task {spec.name}", found=f"a task that {what}")
     _set_fewshot(spec, task, suite)
     dev, holdout = split(count, suite.holdout, spec.name)
     return LoadedTask(
@@ -134,7 +135,7 @@ def _benchmark(spec: TaskSpec, get: Callable[[str], Any], suite: SuiteConfig) ->
     if known and not suite.allow_benchmarks:
         raise SuiteError(
             "task is scored on a public benchmark",
-            where=spec.name,
+            where=f"task {spec.name}",
             found=known,
             remedy="search on other documents and keep the benchmark for the end, or set allow_benchmarks=true",
         )
@@ -154,14 +155,17 @@ def _set_fewshot(spec: TaskSpec, task: Task, suite: SuiteConfig) -> None:
     own = task.get_config("num_fewshot")
     if own == 0 and spec.num_fewshot:
         raise SuiteError(
-            "task fixes num_fewshot at 0", where=spec.name, found=spec.num_fewshot, remedy="leave num_fewshot out"
+            "task fixes num_fewshot at 0",
+            where=f"task {spec.name}",
+            found=spec.num_fewshot,
+            remedy="leave num_fewshot out",
         )
     count = spec.num_fewshot if spec.num_fewshot is not None else own or 0
     task.set_config("num_fewshot", count)
     if count and suite.holdout.fraction and _fewshot_split(task) == _scored_split(task):
         raise SuiteError(
             "few-shot examples would come from the documents that are scored, holdout included",
-            where=spec.name,
+            where=f"task {spec.name}",
             remedy="give the task a fewshot_split, or set holdout.fraction to 0",
         )
 
@@ -185,23 +189,28 @@ def _filter(spec: TaskSpec, task: Task) -> Any:
     filters = {each.name: each for each in task._filters}
     if spec.filter is None and len(filters) > 1:
         raise SuiteError(
-            "task has several filters", where=spec.name, found=", ".join(filters), remedy="choose one with `filter`"
+            "task has several filters",
+            where=f"task {spec.name}",
+            found=", ".join(filters),
+            remedy="choose one with `filter`",
         )
     name = spec.filter or next(iter(filters))
     if name not in filters:
-        raise SuiteError("unknown filter", where=spec.name, found=repr(name), remedy=_one_of(filters))
+        raise SuiteError("unknown filter", where=f"task {spec.name}", found=repr(name), remedy=_one_of(filters))
     return filters[name]
 
 
 def _aggregation(spec: TaskSpec, task: Task) -> Callable[[list[Any]], float]:
     aggregations = task.aggregation()
     if spec.metric not in aggregations:
-        raise SuiteError("unknown metric", where=spec.name, found=repr(spec.metric), remedy=_one_of(aggregations))
+        raise SuiteError(
+            "unknown metric", where=f"task {spec.name}", found=repr(spec.metric), remedy=_one_of(aggregations)
+        )
     aggregate: Callable[[list[Any]], float] | None = aggregations[spec.metric]
     functions = getattr(task, "_metric_fn_list", {})
     own = task.get_config("process_results") is not None
     if aggregate is None or (spec.metric in functions and functions[spec.metric] is None and not own):
-        raise SuiteError("metric is not known to lm-eval", where=spec.name, found=repr(spec.metric))
+        raise SuiteError("metric is not known to lm-eval", where=f"task {spec.name}", found=repr(spec.metric))
     return aggregate
 
 
@@ -210,7 +219,7 @@ def _direction(spec: TaskSpec, task: Task) -> bool:
     if higher is None:
         raise SuiteError(
             "metric has no direction",
-            where=f"{spec.name}: {spec.metric}",
+            where=f"task {spec.name}: {spec.metric}",
             remedy="set higher_is_better in the task's metric_list",
         )
     return bool(higher)

@@ -113,7 +113,7 @@ class Shard:
     def _parse(self, raw: bytes) -> tuple[dict[str, TensorHeader], dict[str, int]]:
         try:
             document = json.loads(raw, object_pairs_hook=self._unique)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise self._damage("a JSON header", "bytes that are not JSON") from None
         if not isinstance(document, dict):
             raise self._damage("a JSON header", f"a JSON {type(document).__name__}")
@@ -133,7 +133,7 @@ class Shard:
 
     def _entry(self, name: str, entry: Any) -> tuple[TensorHeader, int]:
         try:
-            code, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+            code, shape, (start, end) = str(entry["dtype"]), tuple(entry["shape"]), entry["data_offsets"]
             numbers = (*shape, start, end)
         except (KeyError, TypeError, ValueError):
             raise self._damage(f"dtype, shape and data_offsets of {name!r}", repr(entry)[:80]) from None

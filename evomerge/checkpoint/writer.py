@@ -51,8 +51,8 @@ def write_checkpoint(
 ) -> None:
     """Write a Hugging Face checkpoint.
 
-    All goes into a hidden folder beside `out`, is flushed to the disk, and is renamed at the end; a failure removes it. A
-    process that is killed leaves the hidden folder `.<name>.<random>.partial`, and never a part of `out`.
+    All goes into a hidden folder beside `out`, is flushed to the disk, and is renamed at the end; a failure removes
+    it. A process that is killed leaves the hidden folder `.<name>.<random>.partial`, and never a part of `out`.
 
     Args:
         out: the folder to make; it may exist if it is empty.
@@ -121,7 +121,7 @@ def _lay_out(folder: Path, headers: Sequence[TensorHeader], max_shard_size: int)
             filled = 0
         shards[-1].append(header)
         filled += header.nbytes
-    places = {}
+    places: dict[str, tuple[TensorHeader, int]] = {}
     for number, shard in enumerate(shards, start=1):
         file = WEIGHTS_FILE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         # Wide elements first, so that each tensor lies at a multiple of its element size.
@@ -156,7 +156,7 @@ def _write_tensor(path: Path, start: int, tensor: torch.Tensor) -> None:
     raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     with path.open("r+b") as file:
         file.seek(start)
-        file.write(memoryview(raw))
+        file.write(raw.data)
 
 
 def _write_json(path: Path, document: Mapping[str, Any]) -> None:

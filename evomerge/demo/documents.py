@@ -1,18 +1,29 @@
 """The rules of a small shop, and the documents that follow them.
 
-Each task asks for the outcome of a rule: what a parcel costs, what becomes of a returned item, which code an article has in
-the catalogue. A rule is a set of tables drawn from a seed. The base model learnt last year's tables of all three tasks; each
-specialist then learnt this year's tables of one. Every document is one combination of words and numbers, so a model that
-answers documents it has not seen has learnt the rule.
+Each task asks for the outcome of a rule: what a parcel costs, what becomes of a returned item, which code an article
+has in the catalogue. A rule is a set of tables drawn from a seed. The base model saw last year's tables of all three
+tasks, and fewer of this year's; each specialist then learnt this year's tables of one task. Every document is one
+combination of words and numbers, so a model that answers documents it has not seen has learnt the rule.
 """
 
 import itertools
+import json
 import random
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TypeVar
 
-__all__ = ["DECISIONS", "EVALUATION_SIZE", "TASKS", "YEARS", "Document", "documents", "split_documents"]
+__all__ = [
+    "DECISIONS",
+    "EVALUATION_SIZE",
+    "TASKS",
+    "YEARS",
+    "Document",
+    "documents",
+    "split_documents",
+    "write_evaluation_documents",
+]
 
 TASKS = ("shipping", "refunds", "catalogue")
 YEARS = ("last", "this")
@@ -31,6 +42,7 @@ _LETTERS = "ABCDEFGH"
 _DIGITS = "0123456789"
 
 Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -42,7 +54,7 @@ class Document:
 
 
 def documents(task: str, year: str) -> list[Document]:
-    """Every document of one task under the tables of one year, in a fixed order; the prompts are the same every year."""
+    """Every document of one task under the tables of one year, in a fixed order; prompts are the same every year."""
     rng = random.Random(f"{task} {year}")
     return list(_RULES[task](rng))
 
@@ -54,17 +66,24 @@ def split_documents(task: str, year: str) -> tuple[list[Document], list[Document
     return shuffled[EVALUATION_SIZE:], shuffled[:EVALUATION_SIZE]
 
 
+def write_evaluation_documents(folder: Path) -> None:
+    """Write this year's documents for evaluation, one JSON object a line, to `folder`/<task>.jsonl."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for task in TASKS:
+        lines = (json.dumps(asdict(document)) + "\n" for document in split_documents(task, "this")[1])
+        (folder / f"{task}.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
 def _shipping(rng: random.Random) -> Iterator[Document]:
     """Carrier letter by zone and speed, price digit by zone and weight class."""
     zone_of = _table(rng, _CITIES, range(4))
-    class_of = _table(rng, range(10), range(4))
+    limits = rng.sample(range(10, 100, 10), 3)
     carrier = _table(rng, list(itertools.product(range(4), _SPEEDS)), _LETTERS)
     price = _table(rng, list(itertools.product(range(4), range(4))), _DIGITS)
     for weight, city, speed in itertools.product(_NUMBERS, _CITIES, _SPEEDS):
         zone = zone_of[city]
-        yield Document(
-            f"ship {weight:02d} kg to {city} {speed} :", f"{carrier[zone, speed]}{price[zone, class_of[weight // 10]]}"
-        )
+        weight_class = sum(weight >= limit for limit in limits)
+        yield Document(f"ship {weight:02d} kg to {city} {speed} :", f"{carrier[zone, speed]}{price[zone, weight_class]}")
 
 
 def _refunds(rng: random.Random) -> Iterator[Document]:
@@ -93,8 +112,6 @@ _RULES: Mapping[str, Callable[[random.Random], Iterator[Document]]] = {
     "refunds": _refunds,
     "catalogue": _catalogue,
 }
-
-Value = TypeVar("Value")
 
 
 def _table(rng: random.Random, keys: Sequence[Key], values: Sequence[Value]) -> dict[Key, Value]:

@@ -52,7 +52,9 @@ class GenomeConfig(BaseModel):
     __pydantic_extra__: dict[str, ParameterConfig]
 
     method: str
-    layer_groups: Annotated[int, Field(ge=1)] | Literal["each"] | Annotated[tuple[LayerRange, ...], Field(min_length=1)] = 1
+    layer_groups: (
+        Annotated[int, Field(ge=1)] | Literal["each"] | Annotated[tuple[LayerRange, ...], Field(min_length=1)]
+    ) = 1
     components: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     shape: Literal["step", "smooth"] = "step"
     selection: Literal["none", "blend", "whole"] = "none"

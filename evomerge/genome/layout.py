@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 from evomerge.errors import ConfigError, nearest
 from evomerge.genome.config import GenomeConfig
@@ -31,13 +32,13 @@ class Layout:
         ranges: [first, end) of each layer group; of shape `smooth` a single range.
         places: a name for each group, or for each knot.
         components: filters, the tensors that fit none of them being None, which comes last.
-        effective: the (place, component) that at least one tensor depends on.
+        effective: each (place, component) that at least one tensor depends on, in order.
     """
 
     ranges: tuple[tuple[int, int], ...]
     places: tuple[str, ...]
     components: tuple[str | None, ...]
-    effective: frozenset[tuple[int, str | None]]
+    effective: tuple[tuple[int, str | None], ...]
 
 
 def make_layout(config: GenomeConfig, shape: ModelShape) -> Layout:
@@ -73,7 +74,8 @@ def make_layout(config: GenomeConfig, shape: ModelShape) -> Layout:
                 expected="part of a tensor's name that no earlier component has taken",
                 remedy=nearest(component, parts),
             )
-    return Layout(ranges, places, components, frozenset(effective))
+    pairs = tuple(pair for pair in product(range(len(places)), components) if pair in effective)
+    return Layout(ranges, places, components, pairs)
 
 
 def _ranges(config: GenomeConfig, layers: int) -> Iterator[tuple[int, int]]:

@@ -1,74 +1,112 @@
 """The dimensions of a genome: what is searched, between which bounds, under which name."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from evomerge.errors import ConfigError, nearest
 from evomerge.genome.config import GenomeConfig, Range
-from evomerge.methods import Method, Parameter
+from evomerge.recipe import ModelRef
+
+if TYPE_CHECKING:  # it brings torch, which whoever only reads a config can do without
+    from evomerge.methods import Method
 
 
 @dataclass(frozen=True)
-class Dimension:
-    """One dimension of a genome.
+class Number:
+    """A dimension that is a number.
 
     Attributes:
-        name: such as `weight.layers_0_3.self_attn.shipping` or `source.layers_0_3`.
-        low, high: bounds in the parameter's own unit; of a choice, the numbers of its first and last option.
+        name: such as `weight.layers_0_3.self_attn.shipping`.
+        low, high: bounds in the parameter's own unit.
         init: where the search begins, in the same unit.
-        options: what can be chosen; () for a number.
     """
 
     name: str
     low: float
     high: float
     init: float
-    options: tuple[str, ...] = ()
 
-    def value(self, x: float) -> float | str:
-        """The number, or the option, at x in [0,1]."""
-        if self.options:
-            return self.options[min(int(x * len(self.options)), len(self.options) - 1)]
+    def value(self, x: float) -> float:
+        """The number at x in [0,1]."""
         return min(max(self.low + x * (self.high - self.low), self.low), self.high)
 
-    def position(self, value: float | str) -> float:
-        """The x in [0,1] of a number, the nearest if it is out of bounds; or the middle of an option's interval."""
-        if isinstance(value, str):
-            return (self.options.index(value) + 0.5) / len(self.options)
+    def position(self, value: float) -> float:
+        """The x in [0,1] of a number; the nearest if it is out of bounds."""
         return min(max((value - self.low) / (self.high - self.low), 0.0), 1.0)
 
     @property
     def initial(self) -> float:
         """The x in [0,1] where the search begins."""
-        return self.position(self.options[int(self.init)] if self.options else self.init)
+        return self.position(self.init)
+
+    @property
+    def space(self) -> tuple[float, float]:
+        """(low, high)."""
+        return self.low, self.high
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A dimension that is one of some options.
+
+    Attributes:
+        name: such as `source.layers_0_3`.
+        options: the i-th of n has the interval [i/n, (i+1)/n).
+        init: the option where the search begins.
+    """
+
+    name: str
+    options: tuple[str, ...]
+    init: str
+
+    def value(self, x: float) -> str:
+        """The option at x in [0,1]."""
+        return self.options[min(int(x * len(self.options)), len(self.options) - 1)]
+
+    def position(self, option: str) -> float:
+        """The middle of an option's interval."""
+        return (self.options.index(option) + 0.5) / len(self.options)
+
+    @property
+    def initial(self) -> float:
+        """The x in [0,1] where the search begins."""
+        return self.position(self.init)
+
+    @property
+    def space(self) -> tuple[str, ...]:
+        """The options."""
+        return self.options
 
 
 @dataclass(frozen=True)
 class Searched:
-    """A parameter that is searched, between bounds that the method allows."""
+    """A parameter that is searched, and between which bounds; `per_model` as in the method's record."""
 
-    parameter: Parameter
+    name: str
+    per_model: bool
     low: float
     high: float
     init: float
 
 
-def searched(config: GenomeConfig, method: Method) -> Iterator[Searched]:
+def searched(config: GenomeConfig, method: "Method") -> Iterator[Searched]:
     """The parameters that the config searches, in the order it names them.
 
     Raises:
         ConfigError: a parameter that cannot be searched, or bounds that make no range.
-        RecipeError: a bound that the method does not allow.
+        RecipeError: a parameter that the method does not know, or a bound that it does not allow.
     """
     for name, setting in config.parameters.items():
         if not isinstance(setting, Range):
             continue
         parameter, where = method.parameter(name, "genome"), f"genome.{name}"
         if parameter.kind != "float" or parameter.inert:
-            why = "has no effect" if parameter.inert else f"is not a number in {parameter.range}"
-            raise ConfigError(f"{name} cannot be searched", where=where, found=f"it {why} in {method.name}")
-        low, high = parameter.search or (None, None)
-        low, high = (low if setting.low is None else setting.low), (high if setting.high is None else setting.high)
+            why = f"it has no effect in {method.name}" if parameter.inert else f"it is {parameter.range}"
+            raise ConfigError("cannot be searched", where=where, found=why, remedy="give one value or leave it out")
+        default_low, default_high = parameter.search or (None, None)
+        low = default_low if setting.low is None else setting.low
+        high = default_high if setting.high is None else setting.high
         if low is None or high is None:
             raise ConfigError("bounds missing", where=where, remedy="give low and high")
         parameter.check(low, f"{where}.low")
@@ -78,10 +116,10 @@ def searched(config: GenomeConfig, method: Method) -> Iterator[Searched]:
         init = (low + high) / 2 if setting.init is None else setting.init
         if not low <= init <= high:
             raise ConfigError("init out of range", where=where, expected=f"{low:g} to {high:g}", found=f"{init:g}")
-        yield Searched(parameter, low, high, init)
+        yield Searched(name, parameter.per_model, low, high, init)
 
 
-def fixed(config: GenomeConfig, method: Method, seed: int) -> dict[str, float | int | bool]:
+def fixed(config: GenomeConfig, method: "Method", seed: int) -> dict[str, float | int | bool]:
     """The parameters that are the same for all candidates; `random_seed` is the seed unless the config sets it.
 
     Raises:
@@ -102,3 +140,27 @@ def fixed(config: GenomeConfig, method: Method, seed: int) -> dict[str, float | 
                 f"{method.name} needs {parameter.name}", where="genome", remedy=f"add {parameter.name}: {{low, high}}"
             )
     return values
+
+
+def merged_models(
+    config: GenomeConfig, method: "Method", base: ModelRef, parents: Sequence[ModelRef]
+) -> tuple[ModelRef, ...]:
+    """The models of a merge, the base first where the method needs one: for a method of two models two parents, or the
+    base and one.
+
+    Raises:
+        ConfigError: a model is named twice, the method does not merge so many, or cannot take one of them whole.
+    """
+    if len({base, *parents}) <= len(parents):
+        raise ConfigError("model named twice", where="models", remedy="name the base and each parent once")
+    needs_base = method.base == "required" and not len(parents) == method.max_models == 2
+    models = (base, *parents) if needs_base else tuple(parents)
+    if config.selection == "whole":
+        return models
+    if method.max_models is not None and len(models) > method.max_models:
+        raise ConfigError(
+            "too many models", where="models.parents", expected=f"1 or 2 parents for {method.name}", found=len(parents)
+        )
+    if config.selection == "blend" and not {"weight", "t"} & {parameter.name for parameter in method.parameters}:
+        raise ConfigError("cannot take groups whole", where="genome.selection", found=f"method {method.name}")
+    return models

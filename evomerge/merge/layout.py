@@ -1,4 +1,4 @@
-"""The parts of a checkpoint, told by the names of its tensors: what comes before the layers, the layers, and the rest."""
+"""The parts of a checkpoint, told by its tensors' names: what comes before the layers, the layers, and the rest."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +9,8 @@ from evomerge.checkpoint import Checkpoint, layer_of, rename_layer
 from evomerge.errors import ModelError
 
 DEPTH_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+
+Layer = Mapping[str, str]  # the name a tensor has in layer 0 -> its name in this layer
 
 _EMBEDDING_WORDS = ("embed", "wte", "wpe")
 _TOKEN_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "embeddings.weight")
@@ -22,8 +24,7 @@ class Layout:
 
     Attributes:
         before: embeddings.
-        stacks: name of a stack of layers, such as `model.layers` -> its layers, each a mapping from the name that the
-            tensor has in layer 0 to its name here. Most models have one stack.
+        stacks: name of a stack of layers, such as `model.layers` -> its layers. Most models have one stack.
         after: what follows the layers, without the head.
         embedding: the token embedding, None if there is none of a known name.
         head: the output embedding, None if the checkpoint has none.
@@ -31,15 +32,11 @@ class Layout:
     """
 
     before: tuple[str, ...]
-    stacks: Mapping[str, tuple[Mapping[str, str], ...]]
+    stacks: Mapping[str, tuple[Layer, ...]]
     after: tuple[str, ...]
     embedding: str | None
     head: str | None
     tied: bool
-
-    def outside(self) -> tuple[str, ...]:
-        """Names of all tensors outside of the layers, without the head."""
-        return self.before + self.after
 
 
 _known: WeakKeyDictionary[Checkpoint, Layout] = WeakKeyDictionary()
@@ -72,8 +69,8 @@ def _layout(checkpoint: Checkpoint) -> Layout:
             outside.append(name)
         else:
             first = rename_layer(name, 0)
-            stack = found.setdefault(first.partition(".0.")[0], {})
-            stack.setdefault(layer, {})[first] = name
+            same_stack = found.setdefault(first.partition(".0.")[0], {})
+            same_stack.setdefault(layer, {})[first] = name
     key = depth_key(checkpoint.config)
     for stack, layers in found.items():
         depth = checkpoint.config[key] if key and len(found) == 1 else max(layers) + 1

@@ -1,30 +1,25 @@
 """From a recipe and the headers of its models to a plan: every output tensor, its sources and its parameters.
 
-All that can be wrong with a recipe or its models, short of the values of tensors, is found here.
-
-Parameters mean what they mean in mergekit 0.1.5: a gradient runs over the layers of its slice (over all layers where
-whole models are merged), from t = 0 at the first to t = 1 at the last, and t = 1 in a slice of one layer; embeddings,
-final norm and head take t = 0, of the first or the last slice. A filter looks into the output name for parameters of
-the tensor, and into the source's name for those of a model.
+All that can be wrong with a recipe or its models, short of the values of tensors, is found here. Slices, gradients and
+filters mean what they mean in mergekit 0.1.5 (see `runs`).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from evomerge.checkpoint import Checkpoint, dtype_name, dtype_of, open_checkpoint, rename_layer
+from evomerge.checkpoint import Checkpoint, TensorHeader, dtype_name, dtype_of, open_checkpoint, rename_layer
 from evomerge.errors import ModelError, RecipeError
 from evomerge.merge.compatibility import check_architectures, check_vocabularies
-from evomerge.merge.layout import Layout, depth_key, layout_of
-from evomerge.methods import Method, Parameter, get_method
-from evomerge.methods._method import Value
-from evomerge.recipe import ModelRef, Recipe, parameter
-
-Scope = Mapping[str, Any] | None
+from evomerge.merge.layout import depth_key
+from evomerge.merge.runs import Input, Run, check_parameter_names, runs_of
+from evomerge.methods import Method, Parameter, Value, get_method
+from evomerge.recipe import ModelRef, Recipe
+from evomerge.recipe import parameter as setting
 
 
 @dataclass(frozen=True)
@@ -73,9 +68,8 @@ class MergePlan:
         method: how tensors are merged.
         tensors: all output tensors, in the order in which they are made.
         config: config.json of the output.
-        out_dtype: dtype of the output.
+        out_dtype: dtype of the output's floating tensors; a recipe without a dtype keeps that of each tensor.
         tokenizer_folder: where the output's tokenizer is.
-        chat_template: Jinja text that replaces the tokenizer's own; None to keep it.
         tied: the output embedding is the token embedding, and is not among `tensors`.
         warnings: what a user should know, in the order found.
     """
@@ -86,35 +80,8 @@ class MergePlan:
     config: Mapping[str, Any]
     out_dtype: torch.dtype
     tokenizer_folder: Path
-    chat_template: str | None
     tied: bool
     warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Input:
-    """Layers [first, end) of a model, and its own parameters; `end` None stands for all."""
-
-    ref: ModelRef
-    checkpoint: Checkpoint
-    layout: Layout
-    first: int
-    end: int | None
-    parameters: Scope
-
-
-@dataclass(frozen=True)
-class _Run:
-    """A run of output layers. The lead is the base where the method has one, else the first input."""
-
-    where: str
-    inputs: tuple[_Input, ...]
-    base: ModelRef | None
-    scopes: tuple[Scope, ...]
-
-    @property
-    def lead(self) -> _Input:
-        return next((entry for entry in self.inputs if entry.ref == self.base), self.inputs[0])
 
 
 def open_sources(recipe: Recipe) -> dict[ModelRef, Checkpoint]:
@@ -134,34 +101,193 @@ def make_plan(recipe: Recipe, checkpoints: Mapping[ModelRef, Checkpoint]) -> Mer
         checkpoints: at least the recipe's models, opened.
 
     Raises:
-        RecipeError: method, parameters, layer ranges or number of models cannot be.
+        RecipeError: the method, its parameters, a layer range or the number of models cannot be.
         ModelError: the models do not fit each other.
     """
     method = get_method(recipe.merge_method)
-    warnings = _check_parameter_names(recipe, method)
-    runs = _runs(recipe, method, checkpoints)
-    for run in runs:
-        _check_count(run, method)
-    used = list({entry.ref: entry.checkpoint for run in runs for entry in run.inputs}.values())
-    reference = checkpoints[recipe.base_model] if recipe.base_model in checkpoints else runs[0].lead.checkpoint
-    warnings += check_architectures(reference, used)
-    tokenizer_folder = check_vocabularies(recipe, reference, used, checkpoints)
-    planner = _Planner(recipe, method)
-    tensors = tuple(planner.tensors(runs))
-    config, dtype = _config(recipe, reference, runs, tensors)
-    tied = all(entry.layout.tied for run in (runs[0], runs[-1]) for entry in run.inputs)
-    if not tied and config.get("tie_word_embeddings"):
-        config["tie_word_embeddings"] = False
-    if not tied and any(entry.layout.tied for entry in runs[-1].inputs):
+    warnings = check_parameter_names(recipe, method)
+    models = [checkpoints[ref] for ref in recipe.models_used]
+    reference = models[0]
+    warnings += check_architectures(reference, models[1:])
+    tokenizer_folder, more = check_vocabularies(recipe, reference, models[1:])
+    warnings += more
+    runs = runs_of(recipe, method, checkpoints)
+    ties = [entry.layout.tied for run in (runs[0], runs[-1]) for entry in run.inputs]
+    if any(ties) and not all(ties):
         warnings.append("some models tie their embeddings and some do not: the merged model has a head of its own")
+    tensors = tuple(_Planner(recipe, method).tensors(runs, tied=all(ties)))
+    if not tensors:
+        raise ModelError("no tensors to merge", where=reference.ref)
+    out_dtype = _out_dtype(recipe, reference, tensors)
     return MergePlan(
         recipe=recipe,
         method=method,
         tensors=tensors,
-        config=config,
-        out_dtype=dtype,
+        config=_config(reference, runs, out_dtype, tied=all(ties)),
+        out_dtype=out_dtype,
         tokenizer_folder=tokenizer_folder,
-        chat_template=_chat_template(recipe),
-        tied=tied,
+        tied=all(ties),
         warnings=tuple(warnings),
     )
+
+
+class _Planner:
+    """Makes the plans of single tensors."""
+
+    def __init__(self, recipe: Recipe, method: Method) -> None:
+        self._shared = [each for each in method.parameters if not each.per_model and not each.inert]
+        self._per_model = [each for each in method.parameters if each.per_model and not each.inert]
+        name = recipe.out_dtype or recipe.dtype
+        self._dtype = None if name is None else dtype_of(name)
+        parents = [ref for ref in recipe.models_used if ref != recipe.base_model]
+        self._numbers = {ref: number for number, ref in enumerate(parents, 1)}
+
+    def tensors(self, runs: tuple[Run, ...], *, tied: bool) -> Iterator[TensorPlan]:
+        first, last = runs[0], runs[-1]
+        yield from self._outside(first, [entry.layout.before for entry in first.inputs])
+        offset = 0
+        for run in runs:
+            for stack in run.leader.layout.stacks:
+                yield from self._layers(run, stack, offset)
+            offset += run.depth
+        yield from self._outside(last, [entry.layout.after for entry in last.inputs])
+        if not tied:
+            yield self._head(last)
+
+    def _outside(self, run: Run, names: list[tuple[str, ...]]) -> Iterator[TensorPlan]:
+        _check_same(run, names)
+        for name in names[run.lead]:
+            yield self._tensor(run, [name] * len(run.inputs), 0.0, name)
+
+    def _layers(self, run: Run, stack: str, offset: int) -> Iterator[TensorPlan]:
+        stacks = [entry.layers(stack) for entry in run.inputs]
+        depth = len(stacks[run.lead])
+        for index in range(depth):
+            t = index / (depth - 1) if depth > 1 else 1.0
+            layers = [layers[index] for layers in stacks]
+            _check_same(run, layers)
+            for relative, name in layers[run.lead].items():
+                yield self._tensor(run, [layer[relative] for layer in layers], t, rename_layer(name, offset + index))
+
+    def _head(self, run: Run) -> TensorPlan:
+        """The output embedding; a model that ties it gives its token embedding."""
+        names = []
+        for entry in run.inputs:
+            name = entry.layout.embedding if entry.layout.tied else entry.layout.head
+            if name is None:
+                raise ModelError(
+                    "tensor missing", where=entry.ref, expected="a token embedding, as it is also the head"
+                )
+            names.append(name)
+        output = next(name for name, entry in zip(names, run.inputs, strict=True) if not entry.layout.tied)
+        return self._tensor(run, names, 0.0, output)
+
+    def _tensor(self, run: Run, names: list[str], t: float, output: str) -> TensorPlan:
+        """The plan of one tensor, given its name in each of the run's inputs."""
+        headers = [entry.checkpoint.headers[name] for entry, name in zip(run.inputs, names, strict=True)]
+        _check_headers(run, headers)
+        dtype = headers[0].dtype
+        for header in headers[1:]:
+            dtype = torch.promote_types(dtype, header.dtype)
+        if self._dtype is not None and dtype.is_floating_point:
+            dtype = self._dtype
+        others = list(zip(run.inputs, names, strict=True))
+        base = None
+        if run.has_base:
+            entry, name = others.pop(run.lead)
+            base = Source(entry.ref, name)
+        return TensorPlan(
+            name=output,
+            shape=headers[0].shape,
+            dtype=dtype,
+            base=base,
+            models=tuple(Source(entry.ref, name) for entry, name in others),
+            numbers=tuple(self._numbers.get(entry.ref, 0) for entry, _ in others),
+            shared={each.name: _value(each, output, t, run, None) for each in self._shared},
+            each={
+                each.name: tuple(_value(each, name, t, run, entry) for entry, name in others)
+                for each in self._per_model
+            },
+        )
+
+
+def _value(parameter: Parameter, tensor: str, t: float, run: Run, entry: Input | None) -> Value:
+    scopes = run.scopes if entry is None else (entry.parameters, *run.scopes)
+    value = setting(parameter.name, tensor, t, *scopes, kind=parameter.kind)
+    if value is None:
+        value = parameter.default
+    where = tensor if entry is None else f"{entry.ref}: {tensor}"
+    if value is None:
+        name = parameter.name
+        raise RecipeError(
+            f"{name} missing", where=where, expected=parameter.range, remedy=f"set {name} for all tensors"
+        )
+    return parameter.check(value, where)
+
+
+def _check_same(run: Run, names: Sequence[Collection[str]]) -> None:
+    """Every input has the tensors of the lead, and no others."""
+    for entry, found in zip(run.inputs, names, strict=True):
+        for name in names[run.lead]:
+            if name not in found:
+                raise ModelError("tensor missing", where=entry.ref, expected=f"{name} as in {run.leader.ref}")
+        for name in found:
+            if name not in names[run.lead]:
+                raise ModelError("tensor missing", where=run.leader.ref, expected=f"{name} as in {entry.ref}")
+
+
+def _check_headers(run: Run, headers: Sequence[TensorHeader]) -> None:
+    lead = headers[run.lead]
+    for entry, header in zip(run.inputs, headers, strict=True):
+        where = f"{entry.ref}: {header.name}"
+        if header.shape != lead.shape:
+            raise ModelError(
+                "shapes differ",
+                where=where,
+                expected=f"{list(lead.shape)} as in {run.leader.ref}",
+                found=list(header.shape),
+                remedy="merge models of one size and vocabulary",
+            )
+        if header.dtype.is_floating_point and header.dtype.itemsize == 1:
+            raise ModelError(
+                "quantized tensor", where=where, found=dtype_name(header.dtype), remedy="dequantize it first"
+            )
+        if header.dtype != lead.dtype and not (header.dtype.is_floating_point and lead.dtype.is_floating_point):
+            raise ModelError(
+                "dtypes differ",
+                where=where,
+                expected=f"{dtype_name(lead.dtype)} as in {run.leader.ref}",
+                found=dtype_name(header.dtype),
+            )
+
+
+def _out_dtype(recipe: Recipe, reference: Checkpoint, tensors: tuple[TensorPlan, ...]) -> torch.dtype:
+    """The recipe's dtype, or the config's, or the widest of the tensors."""
+    name = recipe.out_dtype or recipe.dtype or reference.config.get("dtype") or reference.config.get("torch_dtype")
+    if name is not None:
+        return dtype_of(name)
+    dtypes = [tensor.dtype for tensor in tensors if tensor.dtype.is_floating_point]
+    return reduce(torch.promote_types, dtypes, torch.float16) if dtypes else torch.float32
+
+
+def _config(reference: Checkpoint, runs: tuple[Run, ...], out_dtype: torch.dtype, *, tied: bool) -> dict[str, Any]:
+    """The reference's config with the output's dtype, ties and depth."""
+    config = dict(reference.config)
+    dtype_keys = [key for key in ("dtype", "torch_dtype") if key in config] or ["dtype"]
+    config |= {key: dtype_name(out_dtype) for key in dtype_keys}
+    if not tied and config.get("tie_word_embeddings", False):
+        config["tie_word_embeddings"] = False
+    if all(entry.layer_range is None for run in runs for entry in run.inputs):
+        return config
+    key = depth_key(config)
+    if key is None:
+        raise ModelError("config does not count the layers", where=reference.ref, remedy="merge whole models")
+    for name, value in reference.config.items():
+        if isinstance(value, list) and len(value) == reference.config[key]:  # one entry for each layer
+            config[name] = [
+                run.leader.checkpoint.config[name][layer]
+                for run in runs
+                for layer in range(*(run.leader.layer_range or (0, 0)))
+            ]
+    config[key] = sum(run.depth for run in runs)
+    return config

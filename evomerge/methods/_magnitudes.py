@@ -1,7 +1,7 @@
 """The k-th largest magnitude of a task vector, exactly, in memory that does not grow with the tensor.
 
-A float32 that is not negative orders like the integer of its bits. So the upper half of the bits picks one of 2**15 bins,
-whose counts depend on the sources alone, and one more pass over the tensor finds the lower half.
+A float32 that is not negative orders like the integer of its bits. So the upper half of the bits picks one of 2**15
+bins, whose counts depend on the sources alone, and one more pass over the tensor finds the lower half.
 """
 
 from collections.abc import Iterator

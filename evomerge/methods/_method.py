@@ -45,17 +45,15 @@ class Parameter:
     per_model: bool = False
     inert: bool = False
 
-    def check(self, value: object, where: str) -> Value:
-        """The value as a number of this parameter's kind.
+    def check(self, value: Value, where: str) -> Value:
+        """The value, if it is in range.
 
         Raises:
-            RecipeError: the value has another type or is out of range.
+            RecipeError: it is not.
         """
-        number = self._number(value)
-        inside = number is not None and math.isfinite(number) and self.low <= number <= self.high
-        if number is None or not inside or (self.open_low and number == self.low):
-            raise RecipeError(f"{self.name} out of range", where=where, expected=self.range, found=repr(value))
-        return number
+        if not self.low <= value <= self.high or not math.isfinite(value) or (self.open_low and value == self.low):
+            raise RecipeError(f"{self.name} out of range", where=where, expected=self.range, found=f"{value!r}")
+        return value
 
     @property
     def range(self) -> str:
@@ -66,20 +64,6 @@ class Parameter:
         if self.low == -math.inf and self.high == math.inf:
             return f"{noun} that is finite"
         return f"{noun} in {'(' if self.open_low else '['}{self.low:g}, {self.high:g}]"
-
-    def _number(self, value: object) -> Value | None:
-        if self.kind == "bool":
-            return bool(value) if isinstance(value, bool) or value in (0, 1) else None
-        if isinstance(value, str):  # YAML 1.1 reads 1e-3 as a string
-            try:
-                value = float(value)
-            except ValueError:
-                return None
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            return None
-        if self.kind == "int":
-            return int(value) if math.isfinite(value) and value == int(value) else None
-        return float(value)
 
 
 @dataclass(frozen=True)

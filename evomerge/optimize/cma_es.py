@@ -26,7 +26,7 @@ class CmaEs:
     Bounds are pycma's smooth BoundTransform, not resampling or clipping: with dozens of dimensions hardly a draw lies
     inside all of them, and clipping shrinks the step size at optima on a bound, where weights and densities often are.
     The transform has no exact inverse, so a replayed `tell` draws its generation again, which gives pycma the very
-    genotypes it drew before; a record whose vectors differ (another machine's linear algebra) is taken as it stands.
+    genotypes it drew before.
 
     A choice of n options is a coordinate in options, from the middle of the first to the middle of the last, whose
     deviation keeps a floor: no option is ever out of reach. pycma's own integer handling is left off because it draws
@@ -49,6 +49,8 @@ class CmaEs:
         self._low = np.where(is_choice, 0.5, 0.0)
         self._high = self._scale - self._low
         self._least = np.where(is_choice, _CHOICE_STD, 0.0)
+        # Choices alone are soon at their floor and still improve: there, patience alone decides.
+        self._converged = np.where(is_choice, _CHOICE_STD * _SLACK, _RESOLUTION) if not is_choice.all() else -1.0
         self._generation = self._restarts = 0
         self._asked: list[Vector] | None = None
         self._start(initial, config.population or 4 + int(3 * math.log(self.dimension)))
@@ -61,22 +63,14 @@ class CmaEs:
 
     def tell(self, told: Sequence[Told]) -> None:
         """See `Optimizer.tell`."""
-        replayed = self._asked is None
-        asked = self._sample() if replayed else self._vectors()
-        if len(told) != len(asked):
-            raise ValueError(f"tell: expected a generation of {len(asked)} vectors, found {len(told)}")
-        same = [np.array_equal(one.x, x) for one, x in zip(told, asked, strict=True)]
-        if not replayed and not all(same):
-            raise ValueError(f"tell: vector {same.index(False)} is not the one asked at that place")
-        assert self._asked is not None
-        solutions = [
-            y if known else self._coordinates(one.x) for one, y, known in zip(told, self._asked, same, strict=True)
-        ]
+        asked = self._sample() if self._asked is None else self._vectors()
+        if len(told) != len(asked) or not all(np.array_equal(one.x, x) for one, x in zip(told, asked, strict=True)):
+            raise ValueError(f"tell: expected the generation of {len(asked)} vectors that was asked, in its order")
         # Ties are told in asked order, as distinct values: to pycma a plateau would be a reason to stop.
         order = np.argsort([one.rank for one in told], kind="stable")
         places = np.empty(len(told))
         places[order] = np.arange(len(told))
-        self._strategy.tell(solutions, places.tolist(), check_points=False)
+        self._strategy.tell(self._asked, places.tolist())
         self._asked = None
         self._generation += 1
         self._watch(told)
@@ -134,7 +128,7 @@ class CmaEs:
         best = max(map(_merit, told))
         self._since_best = 0 if best > self._best else self._since_best + 1
         self._best = max(best, self._best)
-        collapsed = bool(np.all(self._strategy.stds <= np.maximum(self._least * _SLACK, _RESOLUTION)))
+        collapsed = bool(np.all(self._strategy.stds <= self._converged))
         patience = 10 + math.ceil(30 * self.dimension / self._population)
         if self._restarts < self._config.restarts and (
             collapsed or self._since_best >= patience or self._strategy.stop()

@@ -13,13 +13,13 @@ class CmaEsConfig(_Config):
     """CMA-ES. Proposes generations; the best choice for float dimensions and workers that keep pace.
 
     Attributes:
-        sigma: initial standard deviation, as a share of each dimension's range.
+        sigma: initial standard deviation, as a share of each dimension's range, in [0.01, 1].
         population: candidates of one generation, at least 4; None means 4 + 3 ln d.
         restarts: how often a search that stagnates starts anew with twice the population.
     """
 
     kind: Literal["cma_es"] = "cma_es"
-    sigma: float = Field(1 / 6, gt=0, le=1)
+    sigma: float = Field(1 / 6, ge=0.01, le=1)
     population: int | None = Field(None, ge=4)
     restarts: int = Field(9, ge=0)
 

@@ -63,7 +63,7 @@ class Optimizer(Protocol):
                 an `ask` before, it is a record of a former process.
 
         Raises:
-            ValueError: generation-based, and these are not the vectors asked last.
+            ValueError: generation-based, and these are not the vectors of the generation, bit for bit and in its order.
         """
 
     def expect(self, x: Vector) -> None:

@@ -20,7 +20,7 @@ from evomerge.search.finalists import choose_winner
 from evomerge.search.loop import Search
 from evomerge.search.progress import SearchProgress
 from evomerge.search.workers import WorkerPool
-from evomerge.study import Environment, ModelFacts, Study
+from evomerge.study import Environment, Study, describe_environment
 from fitness.harness import Harness
 
 INTERRUPTED = 130
@@ -59,14 +59,13 @@ def resume(folder: Path, overrides: Sequence[str] = ()) -> Ending:
         StudyError: it cannot be read, or another process is writing to it.
         OneLineError: as `launch`.
     """
-    with Study(folder) as study:
+    with Study.open(folder) as study:
         # a folder that was moved is still the same study
         place = {"study": study.folder.path.name, "runs_dir": str(study.folder.path.parent)}
         config = resumed_config(search_config_of(study.config | place, str(study.folder.config)), overrides)
         environment, genome, _ = _preflight(config)
-        recorded = Environment.read(study.folder.environment)
-        recorded.require_same_models(environment)
-        for difference in recorded.differences(environment):
+        study.environment.require_same_models(environment)
+        for difference in study.environment.differences(environment):
             log.warning("resumed with another %s", difference)
         if overrides:
             study.change_config(config.model_dump(mode="json"))
@@ -77,9 +76,8 @@ def _preflight(config: SearchConfig) -> tuple[Environment, Genome, Harness]:
     """Find what is wrong with models, tasks, gates and genome before anything is started."""
     models = config.models
     parents = [parent.ref for parent in models.parents]
-    names = dict(zip([models.base.ref, *parents], ["base", *short_names(parents)], strict=True))
-    config.suite.check_references(list(names.values()))
-    checkpoints = {ref: open_checkpoint(ref) for ref in names}
+    config.suite.check_references(short_names(parents))
+    checkpoints = {ref: open_checkpoint(ref) for ref in (models.base.ref, *parents)}
     base = checkpoints[models.base.ref]
     genome = Genome(
         config.genome,
@@ -93,11 +91,8 @@ def _preflight(config: SearchConfig) -> tuple[Environment, Genome, Harness]:
     for name, recipe in (source_recipes(models) | uniform_recipes(models)).items():
         make_plan(Recipe.from_yaml(recipe, name), checkpoints)
     make_plan(genome.recipe(genome.initial), checkpoints)
-    facts = [
-        ModelFacts(name=names[ref], ref=str(ref), digest=checkpoint.digest(), licence=checkpoint.licence)
-        for ref, checkpoint in checkpoints.items()
-    ]
-    return Environment.here(facts), genome, Harness(config.suite)
+    environment = describe_environment({str(ref): checkpoint for ref, checkpoint in checkpoints.items()})
+    return environment, genome, Harness(config.suite)
 
 
 def _session(config: SearchConfig, study: Study, genome: Genome) -> Ending:

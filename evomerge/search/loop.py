@@ -19,8 +19,7 @@ from evomerge.search.judge import Judge
 from evomerge.search.outcome import Job, Outcome
 from evomerge.search.progress import SearchProgress
 from evomerge.search.workers import WorkerPool
-from evomerge.study import Candidate, Result, Study
-from evomerge.study.store import MAX_ATTEMPTS
+from evomerge.study import MAX_ATTEMPTS, Candidate, Result, Study
 from fitness import ranking
 
 TICK = 0.5  # seconds between looks at the clock and at Ctrl-C

@@ -61,7 +61,7 @@ def write_export(study: StudyView, candidate: Candidate, path: Path) -> Path:
         UsageError: the files cannot be written.
     """
     sidecar = path.with_name(f"{path.stem}.provenance.json")
-    facts = provenance(candidate, study.finalists(), study.environment, study.config)
+    facts = provenance(study.name, candidate, study.finalists(), study.environment, study.config)
     try:
         replace_file(sidecar, facts.model_dump_json(indent=2).encode() + b"\n")
         replace_file(path, candidate.recipe.encode())

@@ -3,11 +3,10 @@
 import hashlib
 import json
 import platform
-import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
@@ -15,24 +14,33 @@ from evomerge.errors import StudyError
 from evomerge.study.results import Candidate, Finalist
 from fitness.validation import validated
 
-PACKAGES = tuple(["evomerge", "torch", "transformers", "tokenizers", "safetensors", "lm-eval", "datasets", "optuna", "cma", "ray", "numpy"])
+PACKAGES = ("evomerge", "torch", "transformers", "tokenizers", "safetensors", "lm-eval", "datasets", "optuna", "cma")
 
 
 class _Document(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Described(Protocol):
+    """A checkpoint, as far as provenance goes."""
+
+    @property
+    def licence(self) -> str | None:
+        """As the model card declares it."""
+
+    def digest(self) -> str:
+        """Of the content."""
+
+
 class ModelFacts(_Document):
     """A model that candidates are made of.
 
     Attributes:
-        name: what gates and baselines call it.
         ref: path or hub id, revision and adapter, as recipes write it.
         digest: of its content.
         licence: as its model card declares it.
     """
 
-    name: str
     ref: str
     digest: str
     licence: str | None = None
@@ -45,16 +53,6 @@ class Environment(_Document):
     platform: str
     packages: dict[str, str]
     models: tuple[ModelFacts, ...]
-
-    @classmethod
-    def here(cls, models: Iterable[ModelFacts]) -> "Environment":
-        """This process and these models."""
-        return cls(
-            python=".".join(map(str, sys.version_info[:3])),
-            platform=platform.platform(),
-            packages={name: found for name in PACKAGES if (found := _version(name)) is not None},
-            models=tuple(models),
-        )
 
     @classmethod
     def read(cls, path: Path) -> "Environment":
@@ -91,6 +89,18 @@ class Environment(_Document):
         ]
 
 
+def describe_environment(models: Mapping[str, Described]) -> Environment:
+    """This process and these models: reference as recipes write it -> checkpoint."""
+    return Environment(
+        python=platform.python_version(),
+        platform=platform.platform(),
+        packages={name: found for name in PACKAGES if (found := _version(name)) is not None},
+        models=tuple(
+            ModelFacts(ref=ref, digest=model.digest(), licence=model.licence) for ref, model in models.items()
+        ),
+    )
+
+
 class Holdout(_Document):
     """What a recipe scored on the documents that the search did not see."""
 
@@ -122,13 +132,25 @@ class Provenance(_Document):
 
 
 def provenance(
-    candidate: Candidate, finalists: Iterable[Finalist], environment: Environment, config: dict[str, Any]
+    study: str,
+    candidate: Candidate,
+    finalists: Iterable[Finalist],
+    environment: Environment,
+    config: dict[str, Any],
 ) -> Provenance:
-    """The provenance of one candidate of the study that `config` describes."""
+    """The provenance of one candidate of a study.
+
+    Args:
+        study: its name.
+        candidate: one of its candidates.
+        finalists: what it has scored on holdout.
+        environment: what it was begun with.
+        config: its resolved config.
+    """
     finalist = next((each for each in finalists if each.number == candidate.number), None)
     return Provenance(
         recipe_sha256=hashlib.sha256(candidate.recipe.encode()).hexdigest(),
-        study=config["study"],
+        study=study,
         candidate=candidate.number,
         objective=candidate.objective,
         feasible=candidate.feasible,

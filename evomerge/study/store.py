@@ -237,9 +237,11 @@ class Study(StudyView):
 
     def change_config(self, config: Mapping[str, Any]) -> None:
         """Replace config.yaml, under another budget or with other workers. Raises StudyError."""
+        # a folder that was renamed keeps the name under which a database knows its study
+        changed = dict(config) | {"study": self.config["study"]}
         with writing(self.folder.config):
-            self.folder.write_config(dict(config))
-        self.config = dict(config)
+            self.folder.write_config(changed)
+        self.config = changed
 
     def close(self) -> None:
         """Let others write to the study."""
@@ -259,7 +261,9 @@ class Study(StudyView):
         winner = self.winner
         if winner is None:
             return
-        sidecar = provenance(winner, self.finalists(), self.environment, self.config).model_dump_json(indent=2)
+        sidecar = provenance(self.name, winner, self.finalists(), self.environment, self.config).model_dump_json(
+            indent=2
+        )
         contents = {self.folder.provenance: sidecar + "\n", self.folder.best: winner.recipe}
         with writing(self.folder.path):
             for path, content in contents.items():

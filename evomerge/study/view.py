@@ -1,9 +1,11 @@
 """Reading a study: no lock, no repair, no writes, also while another process writes to it."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from optuna import get_all_study_names
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
@@ -13,7 +15,7 @@ from evomerge.study.items import read_items
 from evomerge.study.journal import open_database, open_journal
 from evomerge.study.lock import Holder, holder
 from evomerge.study.provenance import Environment
-from evomerge.study.results import Baseline, Candidate, Finalist, State
+from evomerge.study.results import Baseline, Candidate, Finalist, Result, State
 
 StudyState = Literal["running", "interrupted", "finished"]
 
@@ -22,6 +24,9 @@ _STATES: dict[TrialState, State] = {
     TrialState.COMPLETE: "complete",
     TrialState.FAIL: "failed",
 }
+
+# Optuna's own tools can end a trial, too
+_FOREIGN = vars(Result(reason="ended by another program"))
 
 
 class StudyView:
@@ -35,23 +40,28 @@ class StudyView:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = StudyFolder(folder)
+        self.folder = StudyFolder(Path(os.path.abspath(folder)))
         self.config = self.folder.read_config()
         self._open()
 
     def _open(self) -> None:
         self._storage = open_storage(self.folder, self.config)
-        try:
-            self._study_id = self._storage.get_study_id_from_name(self.name)
-        except KeyError as error:
-            raise StudyError("journal holds another study", where=self.folder.path, expected=self.name) from error
+        self._study_id = self._find()
         self._finished: dict[int, Candidate] = {}
+
+    def _find(self) -> int:
+        names = get_all_study_names(self._storage)
+        if self.config.get("storage") is not None:  # a database holds many
+            names = [name for name in names if name == self.config["study"]]
+        if len(names) != 1:
+            found = ", ".join(names) or "none"
+            raise StudyError("study has no record", where=self.folder.path, expected="one Optuna study", found=found)
+        return self._storage.get_study_id_from_name(names[0])
 
     @property
     def name(self) -> str:
-        """The study's name, which is also its name in Optuna."""
-        name: str = self.config["study"]
-        return name
+        """The study's name: that of its folder."""
+        return self.folder.path.name
 
     @property
     def environment(self) -> Environment:
@@ -176,10 +186,10 @@ def open_storage(folder: StudyFolder, config: Mapping[str, Any]) -> BaseStorage:
 
 def _candidate(trial: FrozenTrial) -> Candidate:
     attributes, state = trial.user_attrs, _STATES.get(trial.state)
-    if state is None or "x" not in attributes:
+    if state is None or not {"x", "recipe"} <= attributes.keys():
         raise StudyError("trial was not written by evomerge", where=f"trial {trial.number}", found=trial.state.name)
     return Candidate(
-        **(_fields(attributes["outcome"]) if state != "running" else {}),
+        **(_fields(attributes.get("outcome", _FOREIGN)) if state != "running" else {}),
         number=trial.number,
         state=state,
         x=tuple(attributes["x"]),

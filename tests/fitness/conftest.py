@@ -9,7 +9,7 @@ import yaml
 
 TEST_DOCUMENTS = 30
 TRAIN_DOCUMENTS = 12
-WORDS = "red green blue cat dog bird runs sleeps eats one two three four big small".split()
+WORDS = ["red", "green", "blue", "cat", "dog", "bird", "runs", "sleeps", "eats", "one", "two", "three", "big", "small"]
 
 COMMON = {
     "dataset_path": "json",
@@ -33,7 +33,10 @@ TASKS = {
         "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
         "filter_list": [
             {"name": "raw", "filter": [{"function": "take_first"}]},
-            {"name": "word", "filter": [{"function": "regex", "regex_pattern": "([a-z]+)"}, {"function": "take_first"}]},
+            {
+                "name": "word",
+                "filter": [{"function": "regex", "regex_pattern": "([a-z]+)"}, {"function": "take_first"}],
+            },
         ],
     },
     "gen_sampled": {
@@ -82,13 +85,12 @@ def sentence(generator: random.Random, length: int) -> str:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def offline(tmp_path_factory):
-    """Nothing is looked up on the Hub, and data are cached in a folder of this run."""
+def own_data_cache(tmp_path_factory):
+    """Data sets are cached in a folder of this run, not in the home of whoever runs the tests."""
+    import datasets
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        patch.setenv("HF_DATASETS_OFFLINE", "1")
-        patch.setenv("HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("datasets")))
-        patch.setenv("TOKENIZERS_PARALLELISM", "false")
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("datasets")))
         yield
 
 

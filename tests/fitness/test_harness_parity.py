@@ -86,8 +86,8 @@ def test_scores_follow_weights_that_change_in_place(task_folder, model, tokenize
 
 
 def test_exact_match_counts_the_documents_that_the_model_answers(tmp_path, write_task, model, tokenizer):
-    """References are the model's own likeliest next token, found by a bare forward pass, but for every third document."""
-    prompts = [f"cat {word} dog" for word in "red green blue bird runs sleeps eats one two".split()]
+    """The references are the model's likeliest next tokens by a bare forward pass, but for every third document."""
+    prompts = [f"cat {word} dog" for word in ("red", "green", "blue", "bird", "runs", "sleeps", "eats", "one", "two")]
     documents = []
     for number, prompt in enumerate(prompts):
         with torch.no_grad():
@@ -151,7 +151,7 @@ def test_chat_template_is_applied_as_lm_eval_does(task_folder, model, tokenizer,
     monkeypatch.setattr(
         tokenizer,
         "chat_template",
-        "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<a>{% endif %}",
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{{ '<a>' if add_generation_prompt }}",
     )
     spec = {"name": "cloze", "metric": "perplexity", "num_fewshot": 2}
     harness = Harness(suite_of(task_folder, spec, apply_chat_template=True))

@@ -1,0 +1,116 @@
+"""A transformers model whose weights are overwritten in place by one merge after another."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.initialization import no_init_weights
+
+from evomerge.errors import ModelError
+from evomerge.merge.plan import MergePlan
+
+_DTYPE_KEYS = ("dtype", "torch_dtype")
+
+
+class LiveModel:
+    """A causal language model that merges are loaded into.
+
+    Args:
+        config: config.json of the models to be loaded; code from a model's repository is never run.
+        dtype: of the parameters.
+        device: of the parameters.
+
+    Attributes:
+        model: the module, in eval mode, without gradients. `load` replaces it when the depth changes.
+
+    Raises:
+        ModelError: transformers has no causal language model for this config.
+    """
+
+    def __init__(self, config: Mapping[str, Any], *, dtype: torch.dtype, device: torch.device) -> None:
+        self.dtype = dtype
+        self.device = device
+        self._build(config)
+
+    def load(self, plan: MergePlan, tensors: Iterable[tuple[str, Tensor]]) -> None:
+        """Write a merge into the model.
+
+        Args:
+            plan: what `tensors` were made from.
+            tensors: name and tensor of every output tensor, once.
+
+        Raises:
+            ModelError: a tensor has no place in the model or another shape, or a parameter was not written exactly
+                once. The weights are then part of the old and part of the new ones.
+        """
+        if _without_dtype(plan.config) != self._config:
+            self._build(plan.config)
+        written: set[int] = set()
+        with torch.no_grad():
+            for name, tensor in tensors:
+                self._write(name, tensor, written)
+        missing = [name for name, target in self._targets.items() if id(target) not in written]
+        if missing:
+            raise ModelError(
+                "parameters not written",
+                where=type(self.model).__name__,
+                expected=f"a tensor for each of {len(self._targets)} names",
+                found=f"none for {', '.join(missing[:3])}" + (" ..." if len(missing) > 3 else ""),
+                remedy="the checkpoint and transformers name the weights differently; merge to disk and score that",
+            )
+
+    def _write(self, name: str, tensor: Tensor, written: set[int]) -> None:
+        target = self._targets.get(name)
+        if target is None:  # a checkpoint of the bare network leaves the prefix out
+            target = self._targets.get(f"{self.model.base_model_prefix}.{name}")
+        if target is None:
+            raise ModelError(
+                "tensor without a place in the model",
+                where=name,
+                expected=f"a name of {type(self.model).__name__}, such as {next(iter(self._targets))}",
+                remedy="the checkpoint and transformers name the weights differently; merge to disk and score that",
+            )
+        if target.shape != tensor.shape:
+            raise ModelError(
+                "shape does not fit the model", where=name, expected=list(target.shape), found=list(tensor.shape)
+            )
+        if id(target) in written:
+            raise ModelError(
+                "parameter written twice",
+                where=name,
+                expected="one tensor for tied weights",
+                remedy="set tie_word_embeddings in config.json to what the weights are",
+            )
+        target.copy_(tensor)
+        written.add(id(target))
+
+    def _build(self, config: Mapping[str, Any]) -> None:
+        settings = _without_dtype(config)
+        self._config = dict(settings)
+        self._targets: dict[str, Tensor] = {}
+        self.model: nn.Module = nn.Module()  # the old one goes before the new one comes
+        kind = settings.pop("model_type", None)
+        try:
+            described = AutoConfig.for_model(kind, **settings)
+            with torch.device(self.device), no_init_weights():
+                model: Any = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+                    described, dtype=self.dtype, trust_remote_code=False
+                )
+        except ValueError as error:
+            raise ModelError(
+                "no live model for this config",
+                where=f"model_type {kind!r}",
+                expected="a causal language model of transformers",
+                found=str(error).splitlines()[0],
+                remedy="merge to disk instead",
+            ) from None
+        model.tie_weights()
+        self.model = model.eval().requires_grad_(False)
+        stored = self.model.state_dict(keep_vars=True)
+        self._targets = {name: value for name, value in stored.items() if isinstance(value, Tensor)}
+
+
+def _without_dtype(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in _DTYPE_KEYS}

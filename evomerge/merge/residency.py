@@ -1,0 +1,92 @@
+"""Where source tensors are kept between merges: with the accelerator if they fit, else in host memory, else on disk."""
+
+import os
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from evomerge.checkpoint import Checkpoint
+from evomerge.errors import UsageError
+from evomerge.recipe import ModelRef
+
+Residency = Literal["device", "host", "disk"]
+
+_DEVICE_SHARE = 0.5  # of the accelerator's free memory; the rest is for the live model and its activations
+_HOST_SHARE = 0.5  # of the machine's memory
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of a name: `auto` (the accelerator, or else the CPU), `cpu`, `cuda`, `cuda:1`, ...
+
+    Raises:
+        UsageError: there is no such device.
+    """
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if name == "auto":
+        return accelerator or torch.device("cpu")
+    known = "auto, cpu" + (f", {accelerator.type}, {accelerator.type}:0 ..." if accelerator else "")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError("unknown device", where="device", expected=known, found=repr(name)) from None
+    if device.type == "cpu":
+        return torch.device("cpu")
+    if accelerator is None or device.type != accelerator.type:
+        raise UsageError("device not available", where="device", expected=known, found=repr(name))
+    count = torch.accelerator.device_count()
+    if device.index is not None and device.index >= count:
+        raise UsageError("device not available", where="device", expected=f"an index below {count}", found=repr(name))
+    return device
+
+
+class Sources:
+    """The source tensors, flat, wherever there is room for all of them.
+
+    Args:
+        checkpoints: the models.
+        device: where merges are computed.
+        keep: keep tensors between merges; a single merge reads each once and keeps none.
+
+    Attributes:
+        residency: `device`, `host` (pinned for an accelerator) or `disk` (mapped, read anew for each merge).
+    """
+
+    def __init__(self, checkpoints: Mapping[ModelRef, Checkpoint], device: torch.device, *, keep: bool = True) -> None:
+        self.checkpoints = checkpoints
+        self.device = device
+        nbytes = sum(header.nbytes for each in checkpoints.values() for header in each.headers.values())
+        self.residency: Residency = _residency(nbytes, device) if keep else "disk"
+        self._kept: dict[tuple[ModelRef, str], Tensor] = {}
+
+    def flat(self, ref: ModelRef, name: str) -> Tensor:
+        """(n,) a tensor of a model, in the checkpoint's dtype. Never write to it.
+
+        Raises:
+            ModelError: the model has no such tensor.
+        """
+        key = (ref, name)
+        if key in self._kept:
+            return self._kept[key]
+        flat = self.checkpoints[ref].read(name).reshape(-1)
+        if self.residency == "disk":
+            return flat
+        if self.residency == "device":
+            flat = flat.to(self.device)
+        elif self.device.type != "cpu":
+            flat = flat.pin_memory()
+        self._kept[key] = flat
+        return flat
+
+    def release(self) -> None:
+        """Give the memory that reading from disk has filled back to the system."""
+        for checkpoint in self.checkpoints.values():
+            checkpoint.release()
+
+
+def _residency(nbytes: int, device: torch.device) -> Residency:
+    if device.type == "cuda" and nbytes <= _DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
+        return "device"
+    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return "host" if nbytes <= _HOST_SHARE * host else "disk"

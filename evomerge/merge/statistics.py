@@ -1,0 +1,20 @@
+"""What depends on the sources alone, measured once and kept for every later recipe."""
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+
+class StatisticsCache:
+    """Statistics by what they were measured on. Lives as long as the sources do; not shared between threads."""
+
+    def __init__(self) -> None:
+        self._known: dict[Hashable, Any] = {}
+
+    def get(self, key: Hashable, measure: Callable[[], Any]) -> Any:
+        """The statistic under `key`; measured the first time."""
+        if key not in self._known:
+            self._known[key] = measure()
+        return self._known[key]
+
+    def __len__(self) -> int:
+        return len(self._known)

@@ -1,0 +1,148 @@
+"""LoRA adapters: the merged tensors against products worked by hand, and adapters that do not fit."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from evomerge.checkpoint import open_checkpoint
+from evomerge.errors import ModelError
+from evomerge.recipe import ModelRef
+
+MLP = "model.layers.0.mlp.weight"
+KEY = "base_model.model.model.layers.0.mlp."
+A = torch.tensor([[1.0, 2.0, 3.0]])
+B = torch.tensor([[1.0], [-1.0]])
+PRODUCT = torch.tensor([[1.0, 2.0, 3.0], [-1.0, -2.0, -3.0]])
+CONFIG = {"peft_type": "LORA", "r": 1, "lora_alpha": 3, "init_lora_weights": True}
+
+
+def save_adapter(folder: Path, tensors: dict[str, torch.Tensor], **config: object) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "adapter_config.json").write_text(json.dumps(CONFIG | config))
+    save_file(tensors, folder / "adapter_model.safetensors")
+    return folder
+
+
+@pytest.fixture
+def adapter(tmp_path) -> Path:
+    return save_adapter(tmp_path / "adapter", {KEY + "lora_A.weight": A, KEY + "lora_B.weight": B})
+
+
+def opened(model: Path, adapter: Path):
+    return open_checkpoint(ModelRef(str(model), adapter=str(adapter)))
+
+
+def test_adds_the_scaled_product(model, adapter, weights) -> None:
+    checkpoint = opened(model, adapter)
+    assert torch.equal(checkpoint.read(MLP), weights[MLP] + 3 * PRODUCT)
+    assert checkpoint.headers[MLP].dtype == torch.float32
+    assert torch.equal(checkpoint.read("model.norm.weight"), weights["model.norm.weight"])
+    assert checkpoint.headers["model.norm.weight"].dtype == torch.float64
+    assert list(checkpoint.headers) == list(open_checkpoint(ModelRef(str(model))).headers)
+
+
+def test_a_low_precision_base_is_widened_first(model, adapter, weights) -> None:
+    name = "model.layers.1.mlp.weight"
+    key = "base_model.model.model.layers.1.mlp."
+    small = {key + "lora_A.weight": A.bfloat16() / 512, key + "lora_B.weight": B.bfloat16() / 512}
+    save_adapter(adapter, small)
+    merged = opened(model, adapter).read(name)
+    assert merged.dtype == torch.float32
+    assert torch.equal(merged, weights[name].float() + 3 * PRODUCT / 512**2)
+
+
+@pytest.mark.parametrize(
+    ("config", "scaling"),
+    [
+        ({"r": 4}, 0.75),
+        ({"r": 4, "use_rslora": True}, 1.5),
+        ({"r": 4, "lora_alpha": 8, "alpha_pattern": {"mlp": 2}}, 0.5),
+        ({"r": 4, "alpha_pattern": {"1.mlp": 2, "layers.0.mlp": 6}}, 1.5),
+        ({"r": 7, "rank_pattern": {"model.layers.0.mlp": 4}}, 0.75),
+    ],
+)
+def test_scaling(model, tmp_path, weights, config, scaling: float) -> None:
+    a = torch.cat([A, torch.zeros(3, 3)])
+    b = torch.cat([B, torch.zeros(2, 3)], dim=1)
+    folder = save_adapter(tmp_path / "a", {KEY + "lora_A.weight": a, KEY + "lora_B.weight": b}, **config)
+    assert torch.allclose(opened(model, folder).read(MLP), weights[MLP] + scaling * PRODUCT, rtol=0, atol=1e-6)
+
+
+def test_transposed_layers_and_embeddings(model, tmp_path, weights) -> None:
+    tensors = {KEY + "lora_A.weight": B.T.contiguous(), KEY + "lora_B.weight": A.T.contiguous()}
+    merged = opened(model, save_adapter(tmp_path / "a", tensors, fan_in_fan_out=True)).read(MLP)
+    assert torch.equal(merged, weights[MLP] + 3 * PRODUCT)
+    name = "model.embed_tokens.weight"
+    a, b = torch.tensor([[1.0, 0.0, 0.0, 2.0]]), torch.tensor([[1.0], [2.0], [3.0]])
+    tensors = {f"base_model.model.{name[:-7]}.lora_embedding_{factor}": part for factor, part in (("A", a), ("B", b))}
+    merged = opened(model, save_adapter(tmp_path / "e", tensors)).read(name)
+    rows = torch.tensor([[1.0, 2, 3], [0, 0, 0], [0, 0, 0], [2, 4, 6]])
+    assert torch.equal(merged, weights[name].float() + 3 * rows)
+
+
+def test_modules_saved_whole_replace_the_base(model, tmp_path, weights) -> None:
+    norm = torch.tensor([9.0, 8.0, 7.0])
+    for key in ("base_model.model.model.norm.weight", "base_model.model.model.norm.modules_to_save.weight"):
+        checkpoint = opened(model, save_adapter(tmp_path / "a", {key: norm}))
+        assert torch.equal(checkpoint.read("model.norm.weight"), norm)
+        assert checkpoint.headers["model.norm.weight"].dtype == torch.float32
+    replaced = torch.ones(2, 3)
+    tensors = {KEY + "base_layer.weight": replaced, KEY + "lora_A.weight": A, KEY + "lora_B.weight": B}
+    checkpoint = opened(model, save_adapter(tmp_path / "b", tensors))
+    assert torch.equal(checkpoint.read(MLP), replaced + 3 * PRODUCT)
+
+
+def test_the_base_is_left_as_it_is(model, adapter, weights) -> None:
+    opened(model, adapter).read(MLP)
+    assert torch.equal(open_checkpoint(ModelRef(str(model))).read(MLP), weights[MLP])
+
+
+def test_digest_sees_the_adapter(model, adapter) -> None:
+    digests = [open_checkpoint(ModelRef(str(model))).digest(), opened(model, adapter).digest()]
+    save_adapter(adapter, {KEY + "lora_A.weight": A, KEY + "lora_B.weight": B}, lora_alpha=4)
+    digests.append(opened(model, adapter).digest())
+    save_adapter(adapter, {KEY + "lora_A.weight": A, KEY + "lora_B.weight": 2 * B}, lora_alpha=4)
+    digests.append(opened(model, adapter).digest())
+    assert len(set(digests)) == 4
+
+
+@pytest.mark.parametrize(
+    ("tensors", "config", "message"),
+    [
+        ({KEY + "lora_A.weight": A}, {}, "does not fit its base .*expected factors of shape"),
+        ({KEY + "lora_A.weight": A, KEY + "lora_B.weight": B.T}, {}, "does not fit .*layers.0.mlp.weight"),
+        ({KEY + "lora_A.weight": A[:, :2], KEY + "lora_B.weight": B}, {}, "does not fit"),
+        ({KEY + "lora_A.weight": A, KEY + "lora_B.weight": B}, {"r": 2}, "does not fit"),
+        ({KEY + "lora_A.weight": A, KEY + "lora_B.weight": B}, {"r": 0}, "expected r and lora_alpha above 0, found 0"),
+        ({KEY + "lora_A.weight": A, KEY + "lora_B.weight": B}, {"lora_alpha": "x"}, "damaged adapter"),
+        ({KEY.replace("0", "9") + "lora_A.weight": A}, {}, "expected a tensor 'model.layers.9.mlp.weight' in the base"),
+        ({KEY + "lora_magnitude_vector": A}, {}, "expected a tensor .*lora_magnitude_vector"),
+        ({KEY + "lora_A.weight": A}, {"peft_type": "IA3"}, "expected peft_type LORA, found 'IA3'"),
+        ({KEY + "lora_A.weight": A}, {"use_dora": True}, "unsupported adapter .*found use_dora"),
+        ({KEY + "lora_A.weight": A}, {"init_lora_weights": "pissa"}, "found init_lora_weights pissa"),
+    ],
+)
+def test_adapters_that_do_not_fit(model, tmp_path, tensors, config, message: str) -> None:
+    folder = save_adapter(tmp_path / "a", {name: part.contiguous() for name, part in tensors.items()}, **config)
+    with pytest.raises(ModelError, match=message) as caught:
+        opened(model, folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_adapters_that_are_incomplete(model, adapter, tmp_path) -> None:
+    with pytest.raises(ModelError, match="model folder missing"):
+        opened(model, tmp_path / "nowhere")
+    with pytest.raises(ModelError, match=r"adapter_config\.json missing"):
+        opened(model, model)
+    shard = adapter / "adapter_model.safetensors"
+    shard.rename(adapter / "adapter_model.bin")
+    with pytest.raises(ModelError, match=r"not safetensors .*found adapter_model\.bin"):
+        opened(model, adapter)
+    (adapter / "adapter_model.bin").unlink()
+    with pytest.raises(ModelError, match=r"cannot read a shard .*No such file"):
+        opened(model, adapter)
+
+

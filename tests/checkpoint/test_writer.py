@@ -1,0 +1,203 @@
+"""What is written loads in safetensors and transformers, and appears whole or not at all."""
+
+import errno
+import json
+import os
+import resource
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from evomerge.checkpoint import TensorHeader, open_checkpoint, parse_size, write_checkpoint
+from evomerge.errors import UsageError, exit_code
+from evomerge.recipe import ModelRef
+
+CONFIG = {"architectures": ["LlamaForCausalLM"], "num_hidden_layers": 2}
+
+
+def write(out: Path, weights: Mapping[str, torch.Tensor], **changes) -> None:
+    headers = [TensorHeader(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in weights.items()]
+    arguments = {
+        "tensors": weights.items(),
+        "headers": headers,
+        "config": CONFIG,
+        "tokenizer_from": None,
+        "max_shard_size": 10**9,
+        "card": "# card\n",
+    } | changes
+    write_checkpoint(out, arguments.pop("tensors"), **arguments)
+
+
+def read_with_safetensors(folder: Path) -> dict[str, torch.Tensor]:
+    tensors = {}
+    for shard in sorted(folder.glob("*.safetensors")):
+        with safe_open(shard, framework="pt") as file:
+            assert file.metadata() == {"format": "pt"}
+            tensors |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return tensors
+
+
+def assert_same(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
+    assert set(found) == set(expected)
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name], tensor)
+
+
+@pytest.mark.parametrize("max_shard_size", [1, 40, 10**9])
+def test_safetensors_reads_it(tmp_path, weights, max_shard_size: int) -> None:
+    write(tmp_path / "out", weights, max_shard_size=max_shard_size)
+    assert_same(read_with_safetensors(tmp_path / "out"), weights)
+    checkpoint = open_checkpoint(ModelRef(str(tmp_path / "out")))
+    assert_same({name: checkpoint.read(name) for name in checkpoint.headers}, weights)
+    assert checkpoint.config == CONFIG
+    assert (tmp_path / "out" / "README.md").read_text() == "# card\n"
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_one_shard_has_no_index(tmp_path, weights) -> None:
+    write(tmp_path / "out", weights)
+    assert sorted(os.listdir(tmp_path / "out")) == ["README.md", "config.json", "model.safetensors"]
+
+
+def test_shards_hold_at_most_their_size_and_keep_the_order(tmp_path) -> None:
+    weights = {f"t{i}": torch.full((size,), float(i)) for i, size in enumerate([4, 4, 2, 20, 1, 1])}
+    write(tmp_path / "out", weights, max_shard_size=32)
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == 4 * 32
+    assert index["weight_map"] == {
+        "t0": "model-00001-of-00004.safetensors",
+        "t1": "model-00001-of-00004.safetensors",
+        "t2": "model-00002-of-00004.safetensors",
+        "t3": "model-00003-of-00004.safetensors",
+        "t4": "model-00004-of-00004.safetensors",
+        "t5": "model-00004-of-00004.safetensors",
+    }
+
+
+def test_tensors_may_come_in_any_order_and_layout(tmp_path, weights) -> None:
+    transposed = {name: tensor.T.contiguous().T if tensor.ndim == 2 else tensor for name, tensor in weights.items()}
+    write(tmp_path / "out", weights, tensors=reversed(transposed.items()), max_shard_size=30)
+    assert_same(read_with_safetensors(tmp_path / "out"), weights)
+
+
+def test_wide_elements_are_aligned(tmp_path) -> None:
+    weights = {"flag": torch.tensor([True]), "half": torch.ones(3, dtype=torch.bfloat16), "wide": torch.ones(2)}
+    write(tmp_path / "out", weights)
+    raw = (tmp_path / "out" / "model.safetensors").read_bytes()
+    size = int.from_bytes(raw[:8], "little")
+    offsets = {name: entry["data_offsets"][0] for name, entry in json.loads(raw[8 : 8 + size]).items() if name in weights}
+    assert size % 8 == 0
+    assert offsets == {"wide": 0, "half": 8, "flag": 14}
+
+
+def test_an_empty_folder_is_filled(tmp_path, weights) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "out").symlink_to("real")
+    write(tmp_path / "out", weights)
+    assert_same(read_with_safetensors(tmp_path / "real"), weights)
+
+
+def test_folders_on_the_way_are_made(tmp_path, weights) -> None:
+    write(tmp_path / "a" / "b" / "out", weights)
+    assert (tmp_path / "a" / "b" / "out" / "config.json").exists()
+
+
+def assert_refused(message: str, *arguments, **changes) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        write(*arguments, **changes)
+    assert "\n" not in str(caught.value)
+    assert exit_code(caught.value) == 2
+
+
+def test_what_exists_is_kept(tmp_path, weights) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("kept")
+    (tmp_path / "file").write_text("kept")
+    for name in ("out", "file"):
+        assert_refused("output exists .*; choose another folder", tmp_path / name, weights)
+    assert os.listdir(tmp_path / "out") == ["mine"]
+
+
+def test_a_folder_that_cannot_be_made(tmp_path, weights) -> None:
+    (tmp_path / "file").write_text("")
+    assert_refused("cannot write the checkpoint .*file/out", tmp_path / "file" / "out", weights)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder(tmp_path, weights) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    assert_refused("cannot write .*found Permission denied", tmp_path / "locked" / "out", weights)
+
+
+def test_a_full_disk_is_seen_before_the_merge(tmp_path, weights, monkeypatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 90, 10))
+    asked = []
+    tensors = (asked.append(item) or item for item in weights.items())
+    assert_refused("disk full .*expected 95 bytes, found 10 bytes free", tmp_path / "out", weights, tensors=tensors)
+    assert asked == []
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_file_too_large_leaves_nothing(tmp_path, weights) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, before[1]))
+    try:
+        assert_refused("cannot write the checkpoint .*found File too large", tmp_path / "out", weights)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_disk_that_fills_up_leaves_nothing(tmp_path, weights, monkeypatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert_refused("cannot write the checkpoint .*found No space left on device", tmp_path / "out", weights)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, OSError])
+def test_a_merge_that_fails_leaves_nothing_and_keeps_its_error(tmp_path, weights, error) -> None:
+    def tensors() -> Iterator[tuple[str, torch.Tensor]]:
+        yield next(iter(weights.items()))
+        raise error
+
+    with pytest.raises(error):
+        write(tmp_path / "out", weights, tensors=tensors())
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda items: items[:-1], "never came: .*nothing"),
+        (lambda items: [*items, items[0]], "came twice"),
+        (lambda items: [*items, ("x", items[0][1])], "not in the headers"),
+        (lambda items: [(items[0][0], items[0][1].float()), *items[1:]], r"float32 \(4, 3\), and not"),
+        (lambda items: [(items[0][0], items[0][1].T), *items[1:]], r"bfloat16 \(3, 4\), and not"),
+    ],
+)
+def test_tensors_must_be_those_of_the_headers(tmp_path, weights, change, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        write(tmp_path / "out", weights, tensors=change(list(weights.items())))
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("5GB", 5 * 10**9), ("1.5 MB", 1_500_000), ("2GiB", 2 * 2**30), ("7", 7), ("10kb", 10_000), ("1T", 10**12)],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GB", "-5GB", "0", "0.1", "5 bytes", "5XB", "nan"])
+def test_not_sizes(text: str) -> None:
+    with pytest.raises(UsageError, match="not a size"):
+        parse_size(text)

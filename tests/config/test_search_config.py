@@ -1,0 +1,136 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from evomerge.config import conf_dir, resumed_config, score_config, search_config
+from evomerge.errors import ConfigError, SuiteError
+
+MODELS = "{base: org/base, parents: [org/a, org/b], dtype: float32}"
+SUITE = "{tasks: [{name: t, metric: acc, gate: {at_least: 0.5}}]}"
+
+
+@pytest.fixture
+def config_dir(tmp_path: Path) -> Path:
+    for group, text in (("models", MODELS), ("suite", SUITE)):
+        (tmp_path / group).mkdir()
+        (tmp_path / group / "mine.yaml").write_text(text)
+    return tmp_path
+
+
+def compose(config_dir: Path, *overrides: str):
+    return search_config(["models=mine", "suite=mine", "study=s", *overrides], config_dir)
+
+
+def test_a_users_folder_lies_beside_ours(config_dir):
+    config = compose(config_dir, "genome=task_arithmetic", "seed=7")
+    assert [parent.path for parent in config.models.parents] == ["org/a", "org/b"]
+    assert config.seed == 7
+    assert config.genome.method == "task_arithmetic"
+
+
+def test_every_shipped_option_composes(config_dir):
+    for group in ("genome", "optimizer", "workers"):
+        for option in sorted((conf_dir() / group).glob("*.yaml")):
+            compose(config_dir, f"{group}={option.stem}")
+
+
+def test_every_shipped_experiment_composes():
+    for experiment in sorted((conf_dir() / "experiment").glob("*.yaml")):
+        search_config([f"experiment={experiment.stem}"])
+
+
+def test_an_experiment_overrides_what_it_chooses(config_dir):
+    (config_dir / "experiment").mkdir()
+    (config_dir / "experiment" / "night.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /models: mine\n  - override /suite: mine\n"
+        "study: night\nbudget: {hours: 8}\n"
+    )
+    config = search_config(["experiment=night", "budget.hours=2"], config_dir)
+    assert config.study == "night"
+    assert config.budget.hours == 2
+    assert config.budget.candidates == 200
+
+
+def test_folders_become_absolute_and_hub_ids_stay(config_dir):
+    (config_dir / "here" / "model").mkdir(parents=True)
+    config = compose(config_dir, "models.base=here/model", "+suite.include_path=[tasks]")
+    assert config.models.base.path == str(config_dir / "here" / "model")
+    assert config.models.parents[0].path == "org/a"
+    assert config.suite.include_path == (str(config_dir / "tasks"),)
+
+
+def test_runs_dir_is_where_the_shell_is(config_dir, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert compose(config_dir).folder == tmp_path / "runs" / "s"
+
+
+def test_a_resolved_config_survives_yaml(config_dir):
+    from evomerge.config import search_config_of
+
+    config = compose(config_dir)
+    text = yaml.safe_dump(config.model_dump(mode="json"))
+    assert search_config_of(yaml.safe_load(text), "config.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("sed=3", "sed"),
+        ("+sed=3", "did you mean 'seed'?"),
+        ("+workers.cpu=3", "did you mean 'cpus'?"),
+        ("+optimizer.sigm=3", "did you mean 'sigma'?"),
+        ("budget.candidates=0", "greater than or equal to 1, found 0"),
+        ("budget.candidates=-3", "greater than or equal to 1, found -3"),
+        ("budget.hours=0", "greater than 0, found 0"),
+        ("budget.hours=inf", "finite"),
+        ("workers.count=0", "greater than or equal to 1"),
+        ("genome=tise", "did you mean 'ties'?"),
+        ("models.parents=[org/a,org/a]", "named twice"),
+        ("models.parents=[]", "at least 1 item"),
+        ("models.dtype=float12", "float12"),
+        ("seed=many", "valid integer"),
+        ("study", "study"),
+    ],
+)
+def test_a_wrong_override_is_told_in_one_line(config_dir, override, told):
+    with pytest.raises(ConfigError) as caught:
+        compose(config_dir, override)
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_choice_is_named(config_dir):
+    with pytest.raises(ConfigError, match="suite"):
+        search_config(["models=mine", "study=s"], config_dir)
+    with pytest.raises(ConfigError, match="study"):
+        search_config(["models=mine", "suite=mine"], config_dir)
+
+
+def test_a_missing_config_folder_is_told(tmp_path):
+    with pytest.raises(ConfigError, match="no such config folder"):
+        search_config([], tmp_path / "nothing")
+
+
+def test_a_gate_with_two_bounds_is_refused(config_dir):
+    (config_dir / "suite" / "mine.yaml").write_text(
+        "{tasks: [{name: t, metric: acc, gate: {at_least: 0.5, at_most: 0.9}}]}"
+    )
+    with pytest.raises(SuiteError, match="either at_least or at_most, found both"):
+        compose(config_dir)
+
+
+def test_a_resume_may_change_budget_and_workers_only(config_dir):
+    config = compose(config_dir)
+    resumed = resumed_config(config, ["budget.candidates=300", "workers.count=4"])
+    assert (resumed.budget.candidates, resumed.workers.count) == (300, 4)
+    assert resumed.models == config.models
+    for override in ("seed=1", "models.dtype=float16", "budget"):
+        with pytest.raises(ConfigError):
+            resumed_config(config, [override])
+    with pytest.raises(ConfigError, match="greater than or equal"):
+        resumed_config(config, ["budget.candidates=0"])
+
+
+def test_scoring_needs_a_suite_only(config_dir):
+    assert score_config(["suite=mine"], config_dir).suite.tasks[0].name == "t"

@@ -1,0 +1,65 @@
+"""Parameters resolve as in mergekit 0.1.5; the expected values are worked by hand from its rules."""
+
+import pytest
+
+from evomerge.errors import RecipeError
+from evomerge.recipe import ConditionalValue, Recipe, evaluate, parameter
+
+NAME = "model.layers.3.mlp.up_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("setting", "t", "value"),
+    [
+        (0.3, 0.9, 0.3),
+        ("1e-3", 0.0, 0.001),
+        (True, 0.0, 1.0),
+        ((0.5,), 0.7, 0.5),
+        ((0.0, 1.0), 0.25, 0.25),
+        ((0.0, 1.0, 0.0), 0.25, 0.5),
+        ((0.0, 1.0, 0.0), 0.5, 1.0),
+        ((0.0, 1.0, 0.0), 0.75, 0.5),
+        ((0.0, 0.5, "1e0"), 1.0, 1.0),
+        (ConditionalValue(value=2.0, filter="mlp"), 0.0, 2.0),
+        (ConditionalValue(value=2.0, filter="*"), 0.0, 2.0),
+        (ConditionalValue(value=2.0, filter="self_attn"), 0.0, None),
+        ((ConditionalValue(value=(0.0, 4.0), filter="mlp"), ConditionalValue(value=9.0)), 0.5, 2.0),
+        ((ConditionalValue(value=1.0, filter="attn"), ConditionalValue(value=9.0)), 0.5, 9.0),
+    ],
+)
+def test_floats(setting, t: float, value: float | None) -> None:
+    assert evaluate(setting, NAME, t) == value
+
+
+def test_booleans_step_instead_of_being_joined() -> None:
+    assert [evaluate((False, True), NAME, t, "bool") for t in (0.0, 0.99, 1.0)] == [False, False, True]
+    assert evaluate("yes", NAME, 0.0, "bool") is True
+
+
+def test_integers() -> None:
+    assert evaluate(7, NAME, 0.0, "int") == 7
+    assert evaluate((0, 10), NAME, 0.5, "int") == 5
+    with pytest.raises(RecipeError, match=r"expected int, found 2\.5"):
+        evaluate((0, 10), NAME, 0.25, "int")
+
+
+@pytest.mark.parametrize(("setting", "kind"), [("sum", "float"), ((0.5, "sum"), "float"), (2, "bool"), (0.5, "int")])
+def test_a_value_of_another_kind_is_refused(setting, kind) -> None:
+    with pytest.raises(RecipeError, match=f"bad parameter value .weight.: expected {kind}"):
+        parameter("weight", NAME, 0.0, {"weight": setting}, kind=kind)
+
+
+def test_the_first_scope_with_a_value_wins() -> None:
+    source = {"weight": ConditionalValue(value=1.0, filter="self_attn")}
+    scopes = (source, None, {"density": 0.5}, {"weight": 3.0})
+    assert parameter("weight", "model.layers.0.self_attn.q_proj.weight", 0.0, *scopes) == 1.0
+    assert parameter("weight", NAME, 0.0, *scopes) == 3.0
+    assert parameter("density", NAME, 0.0, *scopes) == 0.5
+    assert parameter("lambda", NAME, 0.0, *scopes) is None
+
+
+def test_what_a_recipe_holds_can_be_evaluated() -> None:
+    text = "{merge_method: linear, models: [{model: a, parameters: {weight: [{value: [0, 2], filter: mlp}]}}]}"
+    (model,) = Recipe.from_yaml(text).models
+    assert evaluate(model.parameters["weight"], NAME, 0.5) == 1.0
+    assert evaluate(model.parameters["weight"], "lm_head.weight", 0.5) is None

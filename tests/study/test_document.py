@@ -1,0 +1,100 @@
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from evomerge.errors import UsageError
+from evomerge.study import Candidate, Result, Study, StudyView
+from evomerge.study.document import candidate_detail, list_studies, study_document
+
+Add = Callable[..., Candidate]
+
+
+def strict(text: str) -> dict:
+    """Parse JSON as every other language does: without Infinity and NaN."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_the_document_has_the_keys_that_are_promised(study: Study, folder: Path, recorded: Add):
+    recorded(study, 0.9, violation=0.5)
+    recorded(study, 0.5)
+    recorded(study, None)
+    study.start([0.5], {"source": "a"}, {"source": ("a", "b")}, "")
+    study.add_baseline("base", "# base", Result(scores={"shipping": 0.2}, objective=0.2))
+    document = strict(study_document(StudyView(folder)).model_dump_json())
+    assert {"study": "night", "state": "running", "best": 1, "winner": 1}.items() <= document.items()
+    assert [baseline["name"] for baseline in document["baselines"]] == ["base"]
+    first, second, third, fourth = document["candidates"]
+    assert (
+        first.items()
+        >= {
+            "number": 0,
+            "state": "complete",
+            "genome": {"weight.layers_0_3.shipping": 0.3, "density.layers_0_3.shipping": 0.55, "source": "b"},
+            "scores": {"shipping": 0.5, "prose": 7.0},
+            "gates": {"shipping": False},
+            "feasible": False,
+            "objective": 0.9,
+            "seconds": 2.0,
+            "reason": None,
+        }.items()
+    )
+    assert second["feasible"]
+    assert (third["state"], third["objective"], third["reason"]) == ("failed", None, "worker died")
+    assert (fourth["state"], fourth["seconds"], fourth["gates"], fourth["attempts"]) == ("running", None, {}, 1)
+
+
+def test_infinity_is_null(study: Study):
+    number = study.start([0.5], {}, {}, "")
+    study.finish(number, Result(scores={"prose": math.inf}, objective=0.1, violations={"prose": math.inf}))
+    document = strict(study_document(study).model_dump_json())
+    assert document["candidates"][0]["scores"] == {"prose": None}
+    assert document["candidates"][0]["gates"] == {"prose": False}
+
+
+def test_one_candidate_in_full(study: Study, recorded: Add):
+    candidate = recorded(study, 0.5)
+    assert strict(candidate_detail(study, 0).model_dump_json())["holdout"] is None
+    study.add_finalist("0", 0, Result(scores={"shipping": 0.4}, objective=0.4))
+    detail = strict(candidate_detail(study, 0).model_dump_json())
+    assert (detail["study"], detail["x"], detail["recipe"]) == ("night", [0.25, 0.5, 0.75], candidate.recipe)
+    assert detail["holdout"]["scores"] == {"shipping": 0.4}
+    with pytest.raises(UsageError):
+        candidate_detail(study, 1)
+
+
+def test_broken_studies_are_listed_with_the_reason(tmp_path: Path, created: Callable[..., Study], recorded: Add):
+    with created(tmp_path / "good") as study:
+        recorded(study, 0.5)
+        recorded(study, 0.9, violation=1.0)
+        study.end()
+    created(tmp_path / "torn").close()
+    torn = tmp_path / "torn" / "study.journal"
+    torn.write_bytes(torn.read_bytes() + b"{")
+    created(tmp_path / "damaged").close()
+    (tmp_path / "damaged" / "study.journal").write_bytes(b"x\n{}\n")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "newer").mkdir()
+    (tmp_path / "newer" / "config.yaml").write_text("version: 9\nstudy: newer\n")
+    (tmp_path / "README.md").touch()
+    entries = {entry.study: entry for entry in list_studies(tmp_path)}
+    assert list(entries) == ["damaged", "empty", "good", "newer", "torn"]
+    assert {name: entry.state for name, entry in entries.items()} == {
+        "damaged": "broken",
+        "empty": "broken",
+        "good": "finished",
+        "newer": "broken",
+        "torn": "interrupted",
+    }
+    assert "line 1 is not JSON" in entries["damaged"].reason
+    assert "config.yaml" in entries["empty"].reason
+    assert "newer evomerge" in entries["newer"].reason
+    good = entries["good"]
+    assert (good.candidates, good.feasible, good.objective, good.reason) == (2, 1, 0.5, None)
+    assert list_studies(tmp_path / "missing") == ()

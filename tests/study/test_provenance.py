@@ -1,0 +1,48 @@
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from evomerge.errors import StudyError, exit_code
+from evomerge.study import Environment, describe_environment
+
+
+@dataclass(frozen=True)
+class Model:
+    content: str
+    licence: str | None = None
+
+    def digest(self) -> str:
+        return self.content
+
+
+def test_the_environment_says_what_ran(tmp_path: Path):
+    environment = describe_environment({"org/base": Model("aa", "mit"), "org/b@v1+org/lora": Model("bb")})
+    assert environment.python == platform.python_version()
+    assert environment.packages["optuna"] == version("optuna")
+    assert [(model.ref, model.digest, model.licence) for model in environment.models] == [
+        ("org/base", "aa", "mit"),
+        ("org/b@v1+org/lora", "bb", None),
+    ]
+    path = tmp_path / "environment.json"
+    path.write_text(environment.model_dump_json())
+    assert Environment.read(path) == environment
+
+
+def test_a_model_that_changed_is_refused():
+    then = describe_environment({"org/base": Model("a" * 64), "org/b": Model("b" * 64)})
+    then.require_same_models(describe_environment({"org/b": Model("b" * 64), "org/base": Model("a" * 64)}))
+    with pytest.raises(
+        StudyError, match=r"a model has changed.*\(org/b\): expected digest bbbbbbbbbbbb, found c"
+    ) as no:
+        then.require_same_models(describe_environment({"org/base": Model("a" * 64), "org/b": Model("c" * 64)}))
+    assert exit_code(no.value) == 5
+
+
+def test_versions_that_changed_are_told():
+    then = Environment(python="3.11.1", platform="Linux", packages={"torch": "2.12", "cma": "4.4"}, models=())
+    now = Environment(python="3.11.1", platform="Linux", packages={"torch": "2.13", "optuna": "5.0"}, models=())
+    assert then.differences(now) == ["torch: 2.12 -> 2.13", "cma: 4.4 -> None", "optuna: None -> 5.0"]
+    assert then.differences(then) == []
