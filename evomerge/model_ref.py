@@ -63,8 +63,10 @@ class ModelRef:
         match = _REFERENCE.fullmatch(str(self))
         if match is not None and match.groups() == (self.path, self.revision, self.adapter, self.adapter_revision):
             return str(self)
-        parts = {"model": (self.path, self.revision), "lora": (self.adapter, self.adapter_revision)}
-        return {key: {"path": path, "revision": revision} for key, (path, revision) in parts.items() if path}
+        document = {"model": {"path": self.path, "revision": self.revision}}
+        if self.adapter is not None:
+            document["lora"] = {"path": self.adapter, "revision": self.adapter_revision}
+        return document
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

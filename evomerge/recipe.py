@@ -8,7 +8,6 @@ import hashlib
 import json
 import reprlib
 from collections.abc import Iterator, Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
@@ -279,7 +278,7 @@ class Recipe(Part):
         document = self.model_dump(mode="json", exclude_none=True)
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
-    @cached_property
+    @property
     def models_used(self) -> tuple[ModelRef, ...]:
         """Every model that gives weights, once each: the base first, then in order of appearance."""
         return tuple(dict.fromkeys(self._references()))

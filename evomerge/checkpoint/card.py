@@ -18,7 +18,7 @@ def model_card(recipe: Recipe, name: str, licences: Mapping[ModelRef, str | None
             card's; else the card gives none, because which one holds is not for a program to say.
     """
     hub_ids = [path for ref in recipe.models_used for path in (ref.path, ref.adapter) if path and _on_hub(path)]
-    metadata: dict[str, object] = {"library_name": "transformers", "tags": ["merge", "mergekit", "evomerge"]}
+    metadata: dict[str, object] = {"library_name": "transformers", "tags": ["merge", "evomerge"]}
     if hub_ids:
         metadata["base_model"] = list(dict.fromkeys(hub_ids))
     if len(set(licences.values())) == 1 and (licence := next(iter(licences.values()))):

@@ -41,12 +41,13 @@ def vocabulary(folder: Path) -> dict[str, int]:
     Raises:
         ModelError: the folder has no tokenizer, or one that cannot be read.
     """
-    from tokenizers import Tokenizer
-    from transformers import AutoTokenizer
-
     try:
         if (folder / "tokenizer.json").exists():
+            from tokenizers import Tokenizer
+
             return Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab(with_added_tokens=True)
+        from transformers import AutoTokenizer
+
         tokens: dict[str, int] = AutoTokenizer.from_pretrained(folder, trust_remote_code=False).get_vocab()
     except Exception as error:  # what the tokenizers library raises is a bare Exception
         reason = str(error).partition("\n")[0]

@@ -177,5 +177,5 @@ def _writing(out: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UsageError(
-            "cannot write the checkpoint", where=out, found=error.strerror, remedy="nothing was left behind"
+            "cannot write the checkpoint", where=out, found=error.strerror or error, remedy="nothing was left behind"
         ) from None

@@ -1,8 +1,20 @@
 """What a user writes about the space that is searched."""
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, FiniteFloat, Tag, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
+
+from evomerge.errors import ConfigError, nearest
 
 
 class Range(BaseModel):
@@ -19,15 +31,35 @@ class Range(BaseModel):
     high: FiniteFloat | None = None
     init: FiniteFloat | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _check_keys(cls, document: Any) -> Any:
+        for key in document if isinstance(document, Mapping) else ():
+            if key not in cls.model_fields:
+                raise ConfigError("unknown key", where=f"genome: {key}", remedy=nearest(key, (*cls.model_fields,)))
+        return document
 
-def _form(value: Any) -> str:
-    return "range" if isinstance(value, dict | Range) else "value"
+
+def _told_as(expected: str) -> WrapValidator:
+    """One complaint in place of one for each member of a union."""
+
+    def check(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return handler(value)
+        except ValidationError:
+            raise ValueError(expected) from None
+
+    return WrapValidator(check)
 
 
-ParameterConfig = Annotated[
-    Annotated[Range, Tag("range")] | Annotated[bool | int | FiniteFloat, Tag("value")], Discriminator(_form)
+ParameterConfig: TypeAlias = Annotated[
+    Range | bool | int | FiniteFloat, _told_as("one number or boolean, or {low, high, init} with numbers")
 ]
-LayerRange = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]]
+LayerRange: TypeAlias = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]]
+LayerGroups: TypeAlias = Annotated[
+    Annotated[int, Field(ge=1, strict=True)] | Literal["each"] | Annotated[tuple[LayerRange, ...], Field(min_length=1)],
+    _told_as("a count of 1 or more, each, or a list of [first, end) ranges"),
+]
 
 
 class GenomeConfig(BaseModel):
@@ -52,9 +84,7 @@ class GenomeConfig(BaseModel):
     __pydantic_extra__: dict[str, ParameterConfig]
 
     method: str
-    layer_groups: (
-        Annotated[int, Field(ge=1)] | Literal["each"] | Annotated[tuple[LayerRange, ...], Field(min_length=1)]
-    ) = 1
+    layer_groups: LayerGroups = 1
     components: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     shape: Literal["step", "smooth"] = "step"
     selection: Literal["none", "blend", "whole"] = "none"

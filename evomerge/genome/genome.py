@@ -35,7 +35,8 @@ class Genome:
     Shape `step` gives a recipe of slices, one for each layer group; `smooth` one of whole models with gradients. Values
     differ by component through filters. Tensors outside of the layers follow the first group (embeddings) or the last
     (final norm, head), in a gradient its first knot, as in mergekit. A place and component that no tensor depends on
-    has no dimension. A method for two models merges the base with one parent, or two parents.
+    has no dimension. A method for two models merges the base with one parent, or two parents; the first is the recipe's
+    base. A recipe of a method without a base has no tokenizer policy `base`.
 
     Args:
         config: the space.
@@ -70,6 +71,8 @@ class Genome:
         self._parents = dict(zip(short_names(parents), parents, strict=True))
         self._models = merged_models(config, method, base, parents)
         self._base = self._models[0] if method.base == "required" else None
+        if self._base is None and tokenizer in ("base", {"source": "base"}):
+            tokenizer = None  # without a base the first model's is taken, which has the same vocabulary
         self._frame: dict[str, Any] = {
             "merge_method": method.name,
             "base_model": self._base,

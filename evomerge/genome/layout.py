@@ -49,7 +49,7 @@ def make_layout(config: GenomeConfig, shape: ModelShape) -> Layout:
     """
     from evomerge.checkpoint.layers import layer_of  # brings torch, which whoever only reads a config can do without
 
-    ranges = tuple(_ranges(config, shape.num_layers))
+    ranges = _ranges(config, shape.num_layers)
     components = (*config.components, None)
     if config.shape == "smooth":
         knots = len(ranges)
@@ -78,30 +78,40 @@ def make_layout(config: GenomeConfig, shape: ModelShape) -> Layout:
     return Layout(ranges, places, components, pairs)
 
 
-def _ranges(config: GenomeConfig, layers: int) -> Iterator[tuple[int, int]]:
+def _ranges(config: GenomeConfig, layers: int) -> tuple[tuple[int, int], ...]:
     groups = layers if config.layer_groups == "each" else config.layer_groups
     if isinstance(groups, int):
         if groups > layers:
             raise ConfigError(
                 "more groups than layers", where="genome.layer_groups", expected=f"1 to {layers}", found=groups
             )
-        for group in range(groups):
-            yield group * layers // groups, (group + 1) * layers // groups
-        return
+        return tuple((group * layers // groups, (group + 1) * layers // groups) for group in range(groups))
     assert isinstance(groups, tuple)
-    expected = 0
-    for first, end in (*groups, (layers, layers)):
-        if first != expected or end < first or (end == first and first != layers):
-            what = "belong to no group" if first > expected else "belong to more than one group"
-            low, high = sorted((first, expected))
-            raise ConfigError(
-                f"layers [{low}, {high}) {what}" if low < high else f"group [{first}, {end}) has no layers",
-                where="genome.layer_groups",
-                expected=f"[first, end) ranges that cover 0 to {layers} one after the other",
-                found=[list(group) for group in groups],
-            )
-        expected = end
-    yield from groups
+    problem = next(_problems(groups, layers), None)
+    if problem is not None:
+        raise ConfigError(
+            problem,
+            where="genome.layer_groups",
+            expected=f"[first, end) ranges that cover 0 to {layers} one after the other",
+            found=[list(group) for group in groups],
+        )
+    return groups
+
+
+def _problems(groups: tuple[tuple[int, int], ...], layers: int) -> Iterator[str]:
+    covered = 0
+    for first, end in groups:
+        if end <= first:
+            yield f"group [{first}, {end}) has no layers"
+        if first > covered:
+            yield f"layers [{covered}, {first}) belong to no group"
+        if first < covered:
+            yield f"layers [{first}, {min(end, covered)}) belong to two groups"
+        if end > layers:
+            yield f"layers [{max(first, layers)}, {end}) do not exist"
+        covered = end
+    if covered < layers:
+        yield f"layers [{covered}, {layers}) belong to no group"
 
 
 def _component(name: str, components: tuple[str | None, ...]) -> str | None:

@@ -64,7 +64,7 @@ def check_architectures(reference: Checkpoint, others: Sequence[Checkpoint]) -> 
                 )
         for key in _SETTINGS:
             expected, found = reference.config.get(key), checkpoint.config.get(key)
-            if expected != found:
+            if expected is not None and found is not None and expected != found:
                 warnings.append(f"{key} is {found!r} in {checkpoint.ref}; the merged model has {expected!r}")
     return warnings
 

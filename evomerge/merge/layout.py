@@ -15,7 +15,7 @@ Layer = Mapping[str, str]  # the name a tensor has in layer 0 -> its name in thi
 _EMBEDDING_WORDS = ("embed", "wte", "wpe")
 _TOKEN_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "embeddings.weight")
 _HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
-_DERIVED = "rotary_emb.inv_freq"  # old checkpoints hold it; every model computes it
+_DERIVED = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias")
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def layout_of(checkpoint: Checkpoint) -> Layout:
     """The layout of a checkpoint, worked out once for each.
 
     Raises:
-        ModelError: a layer between the first and the last, or one that the config counts, has no tensors.
+        ModelError: a layer that the config counts, or one below another, has no tensors.
     """
     if checkpoint not in _known:
         _known[checkpoint] = _layout(checkpoint)
@@ -61,10 +61,10 @@ def depth_key(config: Mapping[str, Any]) -> str | None:
 def _layout(checkpoint: Checkpoint) -> Layout:
     outside: list[str] = []
     found: dict[str, dict[int, dict[str, str]]] = {}
-    for name in checkpoint.headers:
+    for name, header in checkpoint.headers.items():
+        if name.endswith(_DERIVED) and (len(header.shape) != 1 or "rotary" in name):
+            continue  # masks and frequencies of old checkpoints, which every model computes
         layer = layer_of(name)
-        if name.endswith(_DERIVED):
-            continue
         if layer is None:
             outside.append(name)
         else:
@@ -74,13 +74,13 @@ def _layout(checkpoint: Checkpoint) -> Layout:
     key = depth_key(checkpoint.config)
     for stack, layers in found.items():
         depth = checkpoint.config[key] if key and len(found) == 1 else max(layers) + 1
-        if sorted(layers) != list(range(depth)):
-            missing = sorted(set(range(depth)) - set(layers)) or sorted(set(layers) - set(range(depth)))
+        missing = sorted(set(range(max(depth, max(layers) + 1))) - set(layers))
+        if missing:
             raise ModelError(
-                "layers do not match the config",
+                "layers missing",
                 where=checkpoint.ref,
                 expected=f"{depth} layers in {stack}",
-                found=f"{len(layers)}; look at layer {missing[0]}",
+                found=f"no tensor of layer {', '.join(map(str, missing))}",
                 remedy="download the model again",
             )
     head = next((name for name in outside if name.endswith(_HEADS)), None)

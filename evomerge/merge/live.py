@@ -1,11 +1,12 @@
 """A transformers model whose weights are overwritten in place by one merge after another."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from torch import Tensor
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, GenerationConfig
 from transformers.initialization import no_init_weights
 
 from evomerge.errors import ModelError
@@ -23,7 +24,7 @@ class LiveModel:
         device: of the parameters.
 
     Attributes:
-        model: the module, in eval mode, without gradients. `load` replaces it when the depth changes.
+        model: the transformers module, in eval mode, without gradients. `load` replaces it when the depth changes.
 
     Raises:
         ModelError: transformers has no causal language model for this config.
@@ -32,6 +33,10 @@ class LiveModel:
     def __init__(self, config: Mapping[str, Any], *, dtype: torch.dtype, device: torch.device) -> None:
         self.dtype = dtype
         self.device = device
+        self.model: Any
+        self._config: dict[str, Any]
+        self._targets: dict[str, Tensor]
+        self._generation_from: Path | None
         self._build(config)
 
     def load(self, plan: MergePlan, tensors: Iterable[tuple[str, Tensor]]) -> None:
@@ -47,6 +52,7 @@ class LiveModel:
         """
         if _without_dtype(plan.config) != self._config:
             self._build(plan.config)
+        self._take_generation_config(plan.tokenizer_folder)
         written: set[int] = set()
         with torch.no_grad():
             for name, tensor in tensors:
@@ -60,6 +66,12 @@ class LiveModel:
                 found=f"none for {', '.join(missing[:3])}" + (" ..." if len(missing) > 3 else ""),
                 remedy="the checkpoint and transformers name the weights differently; merge to disk and score that",
             )
+
+    def _take_generation_config(self, folder: Path) -> None:
+        """Generate as a checkpoint on disk would, which gets the generation config of this folder."""
+        if folder != self._generation_from and (folder / "generation_config.json").exists():
+            self.model.generation_config = GenerationConfig.from_pretrained(folder)
+        self._generation_from = folder
 
     def _write(self, name: str, tensor: Tensor, written: set[int]) -> None:
         target = self._targets.get(name)
@@ -87,18 +99,16 @@ class LiveModel:
         written.add(id(target))
 
     def _build(self, config: Mapping[str, Any]) -> None:
-        settings = _without_dtype(config)
-        self._config = dict(settings)
-        self._targets: dict[str, Tensor] = {}
-        self.model: nn.Module = nn.Module()  # the old one goes before the new one comes
-        kind = settings.pop("model_type", None)
+        self.model, self._targets, self._generation_from = None, {}, None  # the old one goes before the new one comes
+        self._config = _without_dtype(config)
+        kind = str(config.get("model_type"))
         try:
-            described = AutoConfig.for_model(kind, **settings)
+            described = CONFIG_MAPPING[kind].from_dict(self._config)
             with torch.device(self.device), no_init_weights():
-                model: Any = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+                model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
                     described, dtype=self.dtype, trust_remote_code=False
                 )
-        except ValueError as error:
+        except (KeyError, ValueError) as error:
             raise ModelError(
                 "no live model for this config",
                 where=f"model_type {kind!r}",
@@ -108,8 +118,7 @@ class LiveModel:
             ) from None
         model.tie_weights()
         self.model = model.eval().requires_grad_(False)
-        stored = self.model.state_dict(keep_vars=True)
-        self._targets = {name: value for name, value in stored.items() if isinstance(value, Tensor)}
+        self._targets = dict(self.model.state_dict(keep_vars=True))
 
 
 def _without_dtype(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -74,7 +74,7 @@ class Sources:
             return flat
         if self.residency == "device":
             flat = flat.to(self.device)
-        elif self.device.type != "cpu":
+        elif self.device.type == "cuda":
             flat = flat.pin_memory()
         self._kept[key] = flat
         return flat

@@ -58,10 +58,10 @@ def elect(base: Tensor, vectors: Sequence[Tensor], weights: Sequence[float], sca
     total = torch.zeros_like(base)
     for vector in vectors:
         total += vector
-    positive = total >= 0
+    majority = torch.where(total >= 0, 1.0, -1.0)
     mixed, shares = torch.zeros_like(base), torch.zeros_like(base)
     for vector, weight in zip(vectors, weights, strict=True):
-        agrees = torch.where(positive, vector > 0, vector < 0).to(base.dtype)
+        agrees = vector * majority > 0
         mixed += vector * agrees  # a product, not a selection: NaN must come through
         if normalize:
             shares += agrees * weight

@@ -1,12 +1,24 @@
 """What a user may set about an optimizer; `kind` chooses which."""
 
-from typing import Annotated, Literal, TypeAlias
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from evomerge.errors import ConfigError, nearest
 
 
 class _Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_keys(cls, document: Any) -> Any:
+        """An unknown key is told with what this kind knows, not with what another one does."""
+        for key in document if isinstance(document, Mapping) else ():
+            if key not in cls.model_fields:
+                raise ConfigError("unknown key", where=f"optimizer.{key}", remedy=nearest(key, (*cls.model_fields,)))
+        return document
 
 
 class CmaEsConfig(_Config):

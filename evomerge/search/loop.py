@@ -64,6 +64,7 @@ class Search:
         self._score_baselines()
         if not self.draining():
             self._tell_best()
+            self.progress.begin()
             (self._one_by_one if self._optimizer.asynchronous else self._generations)()
 
     def evaluate(
@@ -128,6 +129,8 @@ class Search:
         # gates may refer to any source, so no baseline is judged before all sources are scored
         for recipes in (self.sources, self.uniform):
             missing = [Job(name, recipe) for name, recipe in recipes.items() if name not in known]
+            if missing:
+                self.progress.say(f"baselines: {', '.join(job.name for job in missing)}")
             outcomes = self.evaluate_all(missing)
             if outcomes is None:
                 return

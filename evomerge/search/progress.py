@@ -53,6 +53,10 @@ class SearchProgress:
         log.info(line)
         self.console.print(Text(line), soft_wrap=True)
 
+    def begin(self) -> None:
+        """Candidates begin now: what came before, such as loading models, does not count for their rate."""
+        self._started = time.monotonic()
+
     def best(self, description: str) -> None:
         """What the best candidate is by now."""
         self._best = description

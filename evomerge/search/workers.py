@@ -22,6 +22,7 @@ import ray  # noqa: E402
 from ray.exceptions import RayActorError, RayError, RayTaskError  # noqa: E402
 
 log = logging.getLogger(__name__)
+logging.getLogger("ray").setLevel(logging.ERROR)
 
 
 class _Actor:

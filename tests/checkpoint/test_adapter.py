@@ -144,5 +144,3 @@ def test_adapters_that_are_incomplete(model, adapter, tmp_path) -> None:
     (adapter / "adapter_model.bin").unlink()
     with pytest.raises(ModelError, match=r"cannot read a shard .*No such file"):
         opened(model, adapter)
-
-

@@ -21,7 +21,9 @@ def test_reads_what_was_written(form: str, request, opened, weights) -> None:
 
 
 def test_reads_a_tensor_at_an_odd_offset(model, opened) -> None:
-    header = b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"b":{"dtype":"F32","shape":[2],"data_offsets":[1,9]}}'
+    header = (
+        b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"b":{"dtype":"F32","shape":[2],"data_offsets":[1,9]}}'
+    )
     data = b"\x05" + torch.tensor([1.5, -2.0]).numpy().tobytes()
     (model / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + data)
     checkpoint = opened(model)
@@ -39,7 +41,9 @@ def test_tensors_outlive_a_release(model, opened, weights) -> None:
 
 def test_headers_come_in_file_order(model, opened) -> None:
     (model / "config.json").write_text("{}")
-    header = b'{"b":{"dtype":"U8","shape":[1],"data_offsets":[1,2]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}'
+    header = (
+        b'{"b":{"dtype":"U8","shape":[1],"data_offsets":[1,2]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}'
+    )
     (model / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"\x01\x02")
     checkpoint = opened(model)
     assert list(checkpoint.headers) == ["a", "b"]

@@ -52,12 +52,12 @@ def test_a_file_instead_of_a_folder(model) -> None:
 
 def test_neither_folder_nor_hub_id(monkeypatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ModelError, match="model not found .*neither a folder nor a hub id"):
+    with pytest.raises(ModelError, match=r"model not found .*neither a folder nor a hub id"):
         open_checkpoint(ModelRef("org/na me"))
 
 
 def test_revision_of_a_local_folder(model) -> None:
-    with pytest.raises(ModelError, match="revision of a local folder .*found v1"):
+    with pytest.raises(ModelError, match=r"revision of a local folder .*found v1"):
         open_checkpoint(ModelRef(str(model), "v1"))
 
 
@@ -144,7 +144,8 @@ def test_tensor_in_two_shards(sharded, weights) -> None:
     save_file({"model.layers.0.mlp.weight": torch.ones(2), "x": torch.ones(1)}, sharded / "b.safetensors")
     reindex(sharded, lambda names: names.update({"x": "b.safetensors"}))
     assert_refused(
-        sharded, r"tensor given twice .*: expected model\.layers\.0\.mlp\.weight in a\.safetensors alone, found also in b"
+        sharded,
+        r"tensor given twice .*: expected model\.layers\.0\.mlp\.weight in a\.safetensors alone, found also in b",
     )
 
 

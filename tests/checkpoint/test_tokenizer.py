@@ -115,5 +115,5 @@ def test_chatml_frames_each_message() -> None:
 
 def test_a_template_stands_for_itself_and_a_word_does_not() -> None:
     assert chat_template(HI, []) == HI
-    with pytest.raises(RecipeError, match="unknown chat template .*found alpcaa"):
+    with pytest.raises(RecipeError, match=r"unknown chat template .*found alpcaa"):
         chat_template("alpcaa", [])

@@ -5,11 +5,14 @@ import json
 import os
 import resource
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors import safe_open
 
 from evomerge.checkpoint import TensorHeader, open_checkpoint, parse_size, write_checkpoint
@@ -59,6 +62,27 @@ def test_safetensors_reads_it(tmp_path, weights, max_shard_size: int) -> None:
     assert os.listdir(tmp_path) == ["out"]
 
 
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.int64, torch.bool]
+SHAPES = st.lists(st.integers(0, 5), max_size=3)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(DTYPES), SHAPES), max_size=6), st.integers(1, 200))
+def test_any_shapes_and_dtypes_read_back(drawn, max_shard_size: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weights = {
+        f"t{i}": torch.randint(0, 2, shape, generator=generator).to(dtype) for i, (dtype, shape) in enumerate(drawn)
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out"
+        write(out, weights, max_shard_size=max_shard_size)
+        checkpoint = open_checkpoint(ModelRef(str(out)))
+        for found in (read_with_safetensors(out), {name: checkpoint.read(name) for name in checkpoint.headers}):
+            assert {name: (part.dtype, part.tolist()) for name, part in found.items()} == {
+                name: (part.dtype, part.tolist()) for name, part in weights.items()
+            }
+
+
 def test_one_shard_has_no_index(tmp_path, weights) -> None:
     write(tmp_path / "out", weights)
     assert sorted(os.listdir(tmp_path / "out")) == ["README.md", "config.json", "model.safetensors"]
@@ -90,7 +114,9 @@ def test_wide_elements_are_aligned(tmp_path) -> None:
     write(tmp_path / "out", weights)
     raw = (tmp_path / "out" / "model.safetensors").read_bytes()
     size = int.from_bytes(raw[:8], "little")
-    offsets = {name: entry["data_offsets"][0] for name, entry in json.loads(raw[8 : 8 + size]).items() if name in weights}
+    offsets = {
+        name: entry["data_offsets"][0] for name, entry in json.loads(raw[8 : 8 + size]).items() if name in weights
+    }
     assert size % 8 == 0
     assert offsets == {"wide": 0, "half": 8, "flag": 14}
 

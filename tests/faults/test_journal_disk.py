@@ -18,8 +18,8 @@ ENVIRONMENT = Environment(python="", platform="", packages={}, models=())
 SPACE = {"weight": (0.0, 1.0)}
 
 
-def create(folder: Path) -> Study:
-    return Study.create(folder, {"study": folder.name}, ENVIRONMENT)
+def create(folder: Path, **config: str) -> Study:
+    return Study.create(folder, {"study": folder.name, **config}, ENVIRONMENT)
 
 
 def finish(study: Study, number: int, objective: float, documents: int = 2) -> None:
@@ -75,16 +75,17 @@ def test_a_journal_that_is_full_stays_readable_and_can_be_written_again(tmp_path
 
 def test_a_best_recipe_that_does_not_fit_leaves_the_old_one(tmp_path: Path):
     folder = tmp_path / "night"
-    with create(folder) as study:
+    with create(folder, padding="x" * 50_000) as study:  # which makes the sidecar large and the journal not
         finish(study, study.start([0.5], {}, {}, "# old"), 0.5)
-        number = study.start([0.6], {}, {}, "# new " + "x" * 20_000)
-        with files_limited_to(15_000), pytest.raises(StudyError) as full:
+        before = {path: path.read_bytes() for path in (folder / "best.yaml", folder / "best.provenance.json")}
+        number = study.start([0.6], {}, {}, "# new")
+        with files_limited_to(20_000), pytest.raises(StudyError) as full:
             study.finish(number, Result(scores={"t": 0.6}, objective=0.6))
         check_one_line(full.value, folder)
-        assert (folder / "best.yaml").read_text() == "# old"
+        assert {path: path.read_bytes() for path in before} == before
         assert not list(folder.glob(".*.partial"))
     Study.open(folder).close()
-    assert (folder / "best.yaml").read_text().startswith("# new")
+    assert (folder / "best.yaml").read_text() == "# new"
 
 
 def test_items_that_do_not_fit_leave_the_candidate_running(tmp_path: Path):

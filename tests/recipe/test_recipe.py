@@ -230,7 +230,7 @@ def test_what_is_wrong_is_said_in_one_line(text: str, message: str) -> None:
 @pytest.mark.parametrize("layers", ["[0, 4.0]", "[0, 1, 2]", "[0]", "[4, 4]", "[5, 4]", "[-1, 4]", "['0', '4']"])
 def test_a_bad_layer_range_is_refused(layers: str) -> None:
     text = f"merge_method: passthrough\nslices: [{{sources: [{{model: a, layer_range: {layers}}}]}}]"
-    with pytest.raises(RecipeError, match="layer_range|slices"):
+    with pytest.raises(RecipeError, match=r"layer_range|slices"):
         Recipe.from_yaml(text)
 
 

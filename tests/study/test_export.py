@@ -31,11 +31,10 @@ def test_nothing_feasible_names_the_nearest(study: Study, recorded: Add):
     recorded(study, 0.1, violation=0.2)
     recorded(study, None)
     for export in (choose, pareto):
-        with pytest.raises(
-            NothingFeasibleError, match="found 2 scored.*nearest is number 1, which misses shipping"
-        ) as no:
+        with pytest.raises(NothingFeasibleError, match="found 2 scored") as refused:
             export(study)
-        assert exit_code(no.value) == 3
+        assert "the nearest is number 1, which misses shipping" in str(refused.value)
+        assert exit_code(refused.value) == 3
 
 
 def test_pareto_knows_the_direction_of_each_task_and_the_gates(study: Study, recorded: Add):

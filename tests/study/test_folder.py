@@ -100,9 +100,13 @@ def test_folders_are_listed_by_name_without_files_and_hidden_ones(tmp_path: Path
 
 def test_a_new_folder_appears_whole_or_not_at_all(tmp_path: Path):
     path = tmp_path / "runs" / "night"
-    with pytest.raises(KeyError), new_folder(path) as staging:
+
+    def fail(staging: StudyFolder):
         staging.config.write_text("half")
         raise KeyError
+
+    with pytest.raises(KeyError), new_folder(path) as staging:
+        fail(staging)
     assert list((tmp_path / "runs").iterdir()) == []
     with new_folder(path) as staging:
         staging.config.write_text("whole")
@@ -118,9 +122,9 @@ def test_a_name_in_use_is_refused_even_when_taken_meanwhile(tmp_path: Path):
         path.mkdir(exist_ok=True)
         (path / "config.yaml").write_text("theirs")
 
-    with pytest.raises(ConfigError, match="already in use.*evomerge resume night"), new_folder(path):
+    with pytest.raises(ConfigError, match=r"already in use.*evomerge resume night"), new_folder(path):
         take()
-    with pytest.raises(ConfigError, match="already in use.*evomerge resume night"), new_folder(path):
+    with pytest.raises(ConfigError, match=r"already in use.*evomerge resume night"), new_folder(path):
         pytest.fail("entered")
     assert (path / "config.yaml").read_text() == "theirs"
     assert list(tmp_path.iterdir()) == [path]

@@ -272,7 +272,7 @@ def test_what_is_in_the_way_of_a_new_study(folder: Path, created: Create):
     assert not folder.parent.exists()
     created(folder).close()
     before = sorted((path.name, path.stat().st_mtime_ns) for path in folder.iterdir())
-    with pytest.raises(ConfigError, match="already in use.*evomerge resume night"):
+    with pytest.raises(ConfigError, match=r"already in use.*evomerge resume night"):
         created(folder)
     assert sorted((path.name, path.stat().st_mtime_ns) for path in folder.iterdir()) == before
 
