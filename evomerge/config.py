@@ -22,6 +22,7 @@ from fitness.suite import SuiteConfig
 from fitness.validation import validated
 
 PACKAGE = Path(__file__).resolve().parent
+GROUPS = ("models", "genome", "optimizer", "suite", "workers", "experiment")
 RESUMABLE = ("budget", "workers")  # what a resume may change without becoming another study
 
 
@@ -202,7 +203,7 @@ def _hydra(config_dir: Path | None) -> Iterator[list[str]]:
 def _compose(name: str, overrides: Sequence[str], config_dir: Path | None) -> dict[str, Any]:
     with _hydra(config_dir) as search_path:
         try:
-            config = compose(name, overrides=[*overrides, *search_path])
+            config = compose(name, overrides=[*map(_tolerant, overrides), *search_path])
             data = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         except MissingMandatoryValue as error:
             key = str(error).rsplit(": ", 1)[-1]
@@ -220,6 +221,12 @@ def _compose(name: str, overrides: Sequence[str], config_dir: Path | None) -> di
             raise ConfigError(" ".join(line for line in lines if line)) from error
     assert isinstance(data, dict)
     return {str(key): value for key, value in data.items()}
+
+
+def _tolerant(override: str) -> str:
+    """An override that may also set what no file mentions; that the key exists is checked against the schema."""
+    key = override.partition("=")[0]
+    return override if key in GROUPS or key.startswith(("+", "~", "hydra")) else f"++{override}"
 
 
 def _absolute_models(models: Any, root: Path) -> None:

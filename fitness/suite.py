@@ -1,6 +1,7 @@
 """The suite: tasks, metrics, weights, gates, and the split of their documents into dev and holdout."""
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -121,7 +122,7 @@ class SuiteConfig(_Section):
             raise SuiteError("task is listed twice", where=f"task {name}", remedy="keep one of them")
         return self
 
-    def check_references(self, parents: list[str]) -> None:
+    def check_references(self, parents: Sequence[str]) -> None:
         """Check that every relative gate names a model of the study.
 
         Args:

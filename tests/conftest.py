@@ -1,11 +1,17 @@
 """A family of tiny models on disk, and a config folder that searches it in seconds."""
 
+import gc
 import json
 import random
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import yaml
+
+from evomerge.cli import main
+from evomerge.study import StudyView
 
 WORDS = ["red", "green", "blue", "cat", "dog", "bird", "runs", "sleeps", "eats", "one", "two", "three", "big", "small"]
 
@@ -62,10 +68,10 @@ def family(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def config_dir(tmp_path, family) -> Path:
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory, family) -> Path:
     """A config folder with models=tiny, genome=tiny and suite=tiny: one task of choices, one of perplexity."""
-    folder = tmp_path / "configs"
+    folder = tmp_path_factory.mktemp("configs")
     generator = random.Random(1)
     tasks = folder / "tasks"
     tasks.mkdir(parents=True)
@@ -113,6 +119,7 @@ def config_dir(tmp_path, family) -> Path:
         },
         "suite/tiny.yaml": {
             "include_path": ["tasks/"],
+            "batch_size": 1,  # candidates take long enough to be hit by a signal
             "tasks": [
                 {"name": "choice", "metric": "acc", "gate": {"at_least": 0.0}},
                 {"name": "prose", "metric": "bits_per_byte", "gate": {"at_most": 1.5, "of": "base"}},
@@ -124,3 +131,67 @@ def config_dir(tmp_path, family) -> Path:
         path.parent.mkdir(exist_ok=True)
         path.write_text(yaml.safe_dump(content, sort_keys=False))
     return folder
+
+
+@pytest.fixture(scope="session")
+def words(tiny) -> Callable[..., list[str]]:
+    """words(folder, *overrides): the arguments of a search of the tiny family whose study lies in `folder`."""
+
+    def make(folder: Path, *overrides: str) -> list[str]:
+        choices = ["models=tiny", "genome=tiny", "suite=tiny", f"study={folder.name}", f"runs_dir={folder.parent}"]
+        return ["search", "--config-dir", str(tiny), *choices, *overrides]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def run() -> Callable[[Sequence[str]], int]:
+    """run(words): a command in this process; its exit code."""
+
+    def command(words: Sequence[str]) -> int:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # Ray leaves its log files open
+            code = main(words)
+            gc.collect()
+        return code
+
+    return command
+
+
+@pytest.fixture
+def shown(capsys) -> Callable[[Path], dict]:
+    """shown(folder): what `evomerge show --json` prints."""
+
+    def show(folder: Path) -> dict:
+        capsys.readouterr()
+        assert main(["show", str(folder), "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    return show
+
+
+@pytest.fixture(scope="session")
+def calm(tmp_path_factory, words, run) -> Path:
+    """A study of 19 candidates that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("runs") / "calm"
+    assert run(words(folder, "budget.candidates=19")) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def held() -> Callable[[Path], dict]:
+    """held(folder): all that a study holds and that must not depend on when and where it ran."""
+
+    def read(folder: Path) -> dict:
+        study = StudyView(folder)
+        return {
+            "candidates": [
+                (each.number, each.state, each.x, each.recipe, each.scores, each.violations, each.objective)
+                for each in study.candidates()
+            ],
+            "items": {path.name: study.items(path.stem) for path in sorted((folder / "items").iterdir())},
+            "finalists": [(each.name, each.scores, each.objective) for each in study.finalists()],
+            "best": (folder / "best.yaml").read_bytes(),
+        }
+
+    return read

@@ -79,19 +79,22 @@ def train_family(out: Path) -> None:
     tokenizer = make_tokenizer()
     torch.manual_seed(_BASE.seed)
     base = LlamaForCausalLM(_config(tokenizer))
-    old, new = _OLD_TO_NEW
-    mixed = [
-        document
-        for task in TASKS
-        for year, copies in (("last", old), ("this", new))
-        for document in split_documents(task, year)[0] * copies
-    ]
-    _fit(base, tokenizer, mixed, _BASE)
+    _fit(base, tokenizer, _mixed_documents(), _BASE)
     _save(base, tokenizer, out / "base", "It mixes up last year's tables with this year's.")
     for task, schedule in _SPECIALISTS.items():
         model = LlamaForCausalLM.from_pretrained(out / "base", dtype=torch.float32)
         _fit(model, tokenizer, split_documents(task, "this")[0], schedule)
         _save(model, tokenizer, out / task, f"The base, tuned to this year's tables of {task} alone.")
+
+
+def _mixed_documents() -> list[Document]:
+    old, new = _OLD_TO_NEW
+    return [
+        document
+        for task in TASKS
+        for year, copies in (("last", old), ("this", new))
+        for document in split_documents(task, year)[0] * copies
+    ]
 
 
 def _config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
@@ -148,7 +151,7 @@ def _encode(tokenizer: PreTrainedTokenizerFast, corpus: Sequence[Document]) -> t
 
 
 def _save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path, story: str) -> None:
-    model.half().save_pretrained(folder)
+    model.half().save_pretrained(folder)  # type: ignore[no-untyped-call]
     tokenizer.save_pretrained(folder)
     card = _CARD.format(name=folder.name, millions=model.num_parameters() / 1e6, story=story)
     (folder / "README.md").write_text(card, encoding="utf-8")

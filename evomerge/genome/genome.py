@@ -10,13 +10,11 @@ import numpy.typing as npt
 from evomerge.errors import ConfigError, RecipeError
 from evomerge.genome.config import GenomeConfig
 from evomerge.genome.layout import ModelShape, make_layout
-from evomerge.genome.names import short_names
+from evomerge.genome.names import BLEND, short_names
 from evomerge.genome.space import Choice, Number, Searched, fixed, merged_models, searched
 from evomerge.recipe import ModelRef, Recipe, RecipeModel, Slice, SliceSource
 
 Vector: TypeAlias = npt.NDArray[np.float64]
-
-BLEND = "blend"  # the option of a group that is merged, not taken whole
 
 
 @dataclass(frozen=True)
@@ -138,9 +136,7 @@ class Genome:
             document["parameters"] = self._frame["parameters"] | self._settings(0, None, numbers)
         else:
             document["slices"] = [
-                self._blend(place, numbers) if option == BLEND else self._whole[place, option]
-                for place in range(len(self._layout.ranges))
-                for option in [options.get(place, BLEND)]
+                self._slice(place, options.get(place, BLEND), numbers) for place in range(len(self._layout.ranges))
             ]
         return Recipe.from_document({name: document[name] for name in Recipe.model_fields if document.get(name)})
 
@@ -153,6 +149,8 @@ class Genome:
         Raises:
             RecipeError: the recipe is not of this genome.
         """
+        if (recipe.merge_method, recipe.base_model) != (self._frame["merge_method"], self._base):
+            raise _foreign(f"{recipe.merge_method} with base {recipe.base_model}")
         options = {place: self._option(place, choice, recipe) for place, choice in self._choices.items()}
         return np.array(
             [
@@ -189,7 +187,9 @@ class Genome:
         numbers = {gene: number.value(next(entries)) for gene, number in self._numbers.items()}
         return numbers, {place: choice.value(next(entries)) for place, choice in self._choices.items()}
 
-    def _blend(self, place: int, numbers: Mapping[_Gene, float]) -> Slice:
+    def _slice(self, place: int, option: str, numbers: Mapping[_Gene, float]) -> Slice:
+        if option != BLEND:
+            return self._whole[place, option]
         settings = {model: self._settings(place, model, numbers) for model in self._models}
         return self._make_slice(place, settings, self._settings(place, None, numbers))
 

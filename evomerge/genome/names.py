@@ -4,13 +4,14 @@ from collections.abc import Sequence
 
 from evomerge.recipe import ModelRef
 
-RESERVED = ("base", "best_parent")  # what a gate may name besides the parents
+BLEND = "blend"  # the option of a layer group that is merged, not taken whole from a parent
+RESERVED = ("base", "best_parent", BLEND)  # the first two are what a gate may name besides the parents
 
 
 def short_names(refs: Sequence[ModelRef]) -> tuple[str, ...]:
     """A name for each parent: the last part of the path of its adapter, or else of the model.
 
-    A name that is taken, by an earlier parent or by the words `base` and `best_parent`, gets a number: `final_2`.
+    A name that is taken, by an earlier parent or by a reserved word, gets a number: `final_2`.
     """
     names: list[str] = []
     for ref in refs:

@@ -13,7 +13,13 @@ DEPTH_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 Layer = Mapping[str, str]  # the name a tensor has in layer 0 -> its name in this layer
 
 _EMBEDDING_WORDS = ("embed", "wte", "wpe")
-_TOKEN_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "embeddings.weight")
+_TOKEN_EMBEDDINGS = (
+    "embed_tokens.weight",
+    "wte.weight",
+    "embed_in.weight",
+    "word_embeddings.weight",
+    "tok_embeddings.weight",
+)
 _HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 _DERIVED = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias")
 

@@ -4,7 +4,7 @@ All that can be wrong with a recipe or its models, short of the values of tensor
 filters mean what they mean in mergekit 0.1.5 (see `runs`).
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from evomerge.checkpoint import Checkpoint, TensorHeader, dtype_name, dtype_of, open_checkpoint, rename_layer
+from evomerge.checkpoint import Checkpoint, TensorHeader, dtype_name, dtype_of, layer_of, open_checkpoint, rename_layer
 from evomerge.errors import ModelError, RecipeError
 from evomerge.merge.compatibility import check_architectures, check_vocabularies
 from evomerge.merge.layout import depth_key
@@ -136,6 +136,7 @@ class _Planner:
 
     def __init__(self, recipe: Recipe, method: Method) -> None:
         self._shared = [each for each in method.parameters if not each.per_model and not each.inert]
+        self._check = method.check
         self._per_model = [each for each in method.parameters if each.per_model and not each.inert]
         name = recipe.out_dtype or recipe.dtype
         self._dtype = None if name is None else dtype_of(name)
@@ -155,7 +156,7 @@ class _Planner:
             yield self._head(last)
 
     def _outside(self, run: Run, names: list[tuple[str, ...]]) -> Iterator[TensorPlan]:
-        _check_same(run, names)
+        _check_same(run, [{name: name for name in each} for each in names])
         for name in names[run.lead]:
             yield self._tensor(run, [name] * len(run.inputs), 0.0, name)
 
@@ -196,6 +197,13 @@ class _Planner:
         if run.has_base:
             entry, name = others.pop(run.lead)
             base = Source(entry.ref, name)
+        shared = {parameter.name: _value(parameter, output, t, run, None) for parameter in self._shared}
+        each = {
+            parameter.name: tuple(_value(parameter, name, t, run, entry) for entry, name in others)
+            for parameter in self._per_model
+        }
+        if self._check is not None:
+            self._check(shared, each, output)
         return TensorPlan(
             name=output,
             shape=headers[0].shape,
@@ -203,11 +211,8 @@ class _Planner:
             base=base,
             models=tuple(Source(entry.ref, name) for entry, name in others),
             numbers=tuple(self._numbers.get(entry.ref, 0) for entry, _ in others),
-            shared={each.name: _value(each, output, t, run, None) for each in self._shared},
-            each={
-                each.name: tuple(_value(each, name, t, run, entry) for entry, name in others)
-                for each in self._per_model
-            },
+            shared=shared,
+            each=each,
         )
 
 
@@ -225,15 +230,16 @@ def _value(parameter: Parameter, tensor: str, t: float, run: Run, entry: Input |
     return parameter.check(value, where)
 
 
-def _check_same(run: Run, names: Sequence[Collection[str]]) -> None:
-    """Every input has the tensors of the lead, and no others."""
-    for entry, found in zip(run.inputs, names, strict=True):
-        for name in names[run.lead]:
-            if name not in found:
-                raise ModelError("tensor missing", where=entry.ref, expected=f"{name} as in {run.leader.ref}")
-        for name in found:
-            if name not in names[run.lead]:
-                raise ModelError("tensor missing", where=run.leader.ref, expected=f"{name} as in {entry.ref}")
+def _check_same(run: Run, parts: Sequence[Mapping[str, str]]) -> None:
+    """Every input has the tensors of the lead, and no others; given by their name in layer 0 -> in this layer."""
+    for entry, part in zip(run.inputs, parts, strict=True):
+        for lacking, there, other in ((part, parts[run.lead], run.leader), (parts[run.lead], part, entry)):
+            for name in there:
+                if name not in lacking:
+                    where = run.leader.ref if other is entry else entry.ref
+                    layer = layer_of(next(iter(lacking.values()), name))
+                    expected = name if layer is None else rename_layer(name, layer)
+                    raise ModelError("tensor missing", where=where, expected=f"{expected} as in {other.ref}")
 
 
 def _check_headers(run: Run, headers: Sequence[TensorHeader]) -> None:

@@ -9,7 +9,7 @@ from evomerge.errors import ModelError, NonFiniteError
 from evomerge.merge.plan import MergePlan, TensorPlan
 from evomerge.merge.residency import Sources
 from evomerge.merge.statistics import StatisticsCache
-from evomerge.methods import Operands, chunks, fetch
+from evomerge.methods import Operands, chunks, fetch, merged_chunks
 from evomerge.recipe import ModelRef
 
 
@@ -53,17 +53,12 @@ def _merged(
         key = (measure, tensor.base, tensor.models[index])
         return statistics.get(key, lambda: measure(base, models[index], device))
 
-    coefficients = method.settle(
-        Operands(tensor.name, base, models, tensor.numbers, tensor.shared, tensor.each, device, statistic)
-    )
+    operands = Operands(tensor.name, base, models, tensor.numbers, tensor.shared, tensor.each, device, statistic)
     merged = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
     flat = merged.view(-1)
     finite = torch.ones((), dtype=torch.bool, device=device)
-    for piece in chunks(flat.numel(), device):
-        chunk_base = None if base is None else fetch(base, piece, device)
-        chunk_models = [fetch(model, piece, device) for model in models]
-        out = flat[piece]
-        out.copy_(method.combine(chunk_base, chunk_models, coefficients, piece.start))
+    for piece, chunk in merged_chunks(method, operands):
+        out = flat[piece].copy_(chunk)
         finite &= out.isfinite().all()
     if not finite:
         raise _why_non_finite(tensor, sources)

@@ -4,31 +4,30 @@ References:
     Wortsman et al., Model soups, arXiv 2203.05482.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
 from evomerge.errors import RecipeError
-from evomerge.methods._method import Method, Operands, Parameter
+from evomerge.methods._method import Method, Operands, Parameter, Value
+
+
+def check(shared: Mapping[str, Value], each: Mapping[str, tuple[Value, ...]], where: str) -> None:
+    """Refuse weights that are to be divided by their sum of zero.
+
+    Raises:
+        RecipeError: the weights sum to zero.
+    """
+    if shared["normalize"] and abs(sum(each["weight"])) < 1e-8:
+        found = ", ".join(f"{weight:g}" for weight in each["weight"])
+        remedy = "change a weight, or set normalize: false"
+        raise RecipeError("weights sum to zero", where=where, found=found, remedy=remedy)
 
 
 def settle(operands: Operands) -> tuple[float, ...]:
-    """The weight of each model, divided by their sum if `normalize`.
-
-    Raises:
-        RecipeError: the weights sum to zero and are to be normalized.
-    """
+    """The weight of each model, divided by their sum if `normalize`."""
     weights = operands.each["weight"]
-    if not operands.shared["normalize"]:
-        return weights
-    total = sum(weights)
-    if abs(total) < 1e-8:
-        raise RecipeError(
-            "weights sum to zero",
-            where=operands.name,
-            found=", ".join(f"{weight:g}" for weight in weights),
-            remedy="change a weight, or set normalize: false",
-        )
+    total = sum(weights) if operands.shared["normalize"] else 1.0
     return tuple(weight / total for weight in weights)
 
 
@@ -49,6 +48,7 @@ LINEAR = Method(
     base="unused",
     min_models=1,
     max_models=None,
+    check=check,
     settle=settle,
     combine=combine,
     summary="weighted mean of the models",

@@ -103,6 +103,8 @@ class Method:
         parameters: all that a recipe may set.
         base: `required` merges task vectors, or positions, relative to the base model; `unused` treats it as any other.
         min_models, max_models: how many models a tensor is merged from, the base included.
+        check: (values of shared parameters, of per-model parameters, place) -> None, or a RecipeError about values that
+            are allowed alone but not together; None if there are no such.
         statistics: (base (n,), model (n,), device) -> what depends on the sources alone; None if nothing does.
         settle: coefficients of one tensor.
         combine: (base (m,) float32 or None, models each (m,) float32, coefficients, offset of the chunk in the
@@ -120,6 +122,7 @@ class Method:
     combine: Callable[[Tensor | None, Sequence[Tensor], Any, int], Tensor]
     summary: str
     source: str
+    check: Callable[[Mapping[str, Value], Mapping[str, tuple[Value, ...]], str], None] | None = None
     statistics: Callable[[Tensor, Tensor, torch.device], Any] | None = None
 
     def parameter(self, name: str, where: str) -> Parameter:
@@ -133,6 +136,17 @@ class Method:
                 return parameter
         remedy = nearest(name, [parameter.name for parameter in self.parameters])
         raise RecipeError(f"{self.name} has no parameter {name!r}", where=where, remedy=remedy)
+
+
+def merged_chunks(method: Method, operands: Operands) -> Iterator[tuple[slice, Tensor]]:
+    """Merge one tensor: the chunks of the result in order, each with its place, (m,) float32."""
+    coefficients = method.settle(operands)
+    base, device = operands.base, operands.device
+    count = (operands.models[0] if base is None else base).numel()
+    for piece in chunks(count, device):
+        part = None if base is None else fetch(base, piece, device)
+        parts = [fetch(model, piece, device) for model in operands.models]
+        yield piece, method.combine(part, parts, coefficients, piece.start)
 
 
 def chunks(count: int, device: torch.device) -> Iterator[slice]:

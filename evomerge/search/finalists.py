@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Sequence
-from uuid import uuid4
 
 from evomerge.errors import NothingFeasibleError, ScoringError
 from evomerge.merge import merge_to_disk
@@ -33,6 +32,7 @@ def choose_winner(search: Search) -> Candidate | None:
         recorded = {finalist.number: finalist for finalist in search.study.finalists()}
         cleared = [candidate for candidate in finalists if recorded[candidate.number].feasible]
         if not cleared:
+            search.study.elect(None)
             raise NothingFeasibleError(
                 "no finalist clears every gate on holdout",
                 where=f"study {search.study.name}",
@@ -93,8 +93,9 @@ def _score_holdout(search: Search, finalists: Sequence[Candidate]) -> bool:
 
 def _check_export(search: Search, winner: Candidate) -> bool:
     """Merge the winner to disk, load it as production would and score it again; False when the user stopped."""
-    folder = search.study.folder.path / f".check-{uuid4().hex}"
+    folder = search.study.folder.path / ".export-check"
     try:
+        shutil.rmtree(folder, ignore_errors=True)  # of a session that was killed
         merge_to_disk(Recipe.from_yaml(winner.recipe), folder, device=search.config.workers.device)
         outcomes = search.evaluate_all([Job("export", winner.recipe, folder=str(folder))])
     finally:

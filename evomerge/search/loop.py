@@ -188,11 +188,15 @@ class Search:
                         where=f"candidate {number}",
                         remedy="resume with the versions in environment.json, or start a new study",
                     )
-                if candidate.state == "running" and self.study.retry(number):
-                    yield Job(f"candidate {number}", candidate.recipe, number=number)
-                continue
-            recipe = self._genome.recipe(x).to_yaml()
-            self.study.start(x.tolist(), self._genome.values(x), self._genome.space, recipe)
+                if candidate.state != "running":
+                    continue
+                if not self.study.retry(number):
+                    self._settled(self.study.candidate(number))
+                    continue
+                recipe = candidate.recipe
+            else:
+                recipe = self._genome.recipe(x).to_yaml()
+                self.study.start(x.tolist(), self._genome.values(x), self._genome.space, recipe)
             yield Job(f"candidate {number}", recipe, number=number)
 
     def _finish(self, job: Job, outcome: Outcome) -> None:

@@ -74,15 +74,14 @@ class StudyDocument(_Document):
     """A study. Keys may be added, not renamed.
 
     Attributes:
-        best: number of the feasible candidate with the highest objective on dev, null if none is feasible.
-        winner: number of the candidate that export hands over: `best`, or another finalist that did better on holdout.
+        best: the candidate that export hands over, null if there is none: the feasible one with the highest objective
+            on dev; once the finalists have met the holdout, the first of them that clears every gate there too.
         hours: of search, over all sessions.
     """
 
     study: str
     state: StudyState
-    best: int | None
-    winner: int | None
+    best: CandidateDocument | None
     hours: float
     baselines: tuple[BaselineDocument, ...]
     finalists: tuple[FinalistDocument, ...]
@@ -116,12 +115,11 @@ StudyEntry: TypeAlias = StudySummary | BrokenStudy
 
 def study_document(study: StudyView) -> StudyDocument:
     """The document of a study as it is now."""
-    best, winner = study.best, study.winner
+    winner = study.winner
     return StudyDocument(
         study=study.name,
         state=study.state,
-        best=None if best is None else best.number,
-        winner=None if winner is None else winner.number,
+        best=None if winner is None else _candidate(winner),
         hours=study.hours,
         baselines=tuple(map(_baseline, study.baselines())),
         finalists=tuple(map(_finalist, study.finalists())),

@@ -113,20 +113,27 @@ def study_folder(study: str, runs_dir: Path) -> Path:
     Raises:
         StudyError: there is no such folder.
     """
-    candidates = [runs_dir / study, Path(study).expanduser()]
-    for folder in candidates:
-        if study and folder.is_dir():
-            return folder.absolute()
+    folders = [folder for folder in (runs_dir / study, Path(study).expanduser()) if study and os.path.isdir(folder)]
+    if folders:
+        # `.` is the current folder before it is runs_dir
+        return next((folder for folder in folders if StudyFolder(folder).config.is_file()), folders[0]).absolute()
     known = folders_in(runs_dir)
     remedy = nearest(study, [folder.name for folder in known]) if known else "start one: evomerge search"
     raise StudyError("no such study", where=study, expected=f"a study in {runs_dir}, or a path", remedy=remedy)
 
 
 def folders_in(runs_dir: Path) -> list[Path]:
-    """Every folder in `runs_dir` that is or was meant to be a study, by name; none if `runs_dir` is not there."""
-    if not runs_dir.is_dir():
+    """Every folder in `runs_dir` that is or was meant to be a study, by name; none if `runs_dir` is not there.
+
+    Raises:
+        StudyError: `runs_dir` cannot be read.
+    """
+    try:
+        return sorted(entry for entry in runs_dir.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    except FileNotFoundError:
         return []
-    return sorted(entry for entry in runs_dir.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    except OSError as error:
+        raise StudyError("studies cannot be listed", where=runs_dir, found=error.strerror) from error
 
 
 @contextmanager
@@ -137,7 +144,7 @@ def new_folder(path: Path) -> Iterator[StudyFolder]:
         ConfigError: the name is taken.
         StudyError: the disk is full or cannot be written.
     """
-    if path.exists():
+    if os.path.lexists(path):
         raise _taken(path)
     staging = path.parent / f".{path.name}.{uuid.uuid4().hex}"
     try:

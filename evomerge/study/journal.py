@@ -3,13 +3,17 @@
 import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from evomerge.errors import StudyError
+from evomerge.study.folder import writing
 
 STALE_AFTER = 0.5  # seconds; a living Optuna holds the lock of a journal for milliseconds
 _BLOCK = 1 << 16
@@ -23,16 +27,11 @@ def open_journal(path: Path) -> JournalStorage:
     Raises:
         StudyError: the file is missing, unreadable, or damaged before its last line.
     """
-    if not path.is_file():  # Optuna would make an empty one
-        raise StudyError("study has no journal", where=path, expected="a file")
-    try:
+    with reading(path):
+        path.open("rb").close()  # Optuna would make an empty one
         # an absolute path, since Optuna spins for ever on a relative lock that it cannot stat
         name = str(path.absolute())
         return JournalStorage(JournalFileBackend(name, JournalFileOpenLock(name)))
-    except OSError as error:
-        raise StudyError("study cannot be read", where=path, found=error.strerror) from error
-    except (ValueError, LookupError, TypeError, AssertionError) as error:
-        raise StudyError("journal is damaged", where=path, found=_first_damage(path) or error) from error
 
 
 def open_database(url: str) -> BaseStorage:
@@ -44,8 +43,52 @@ def open_database(url: str) -> BaseStorage:
     try:
         return optuna.storages.get_storage(url)
     except Exception as error:  # every driver has its own errors
-        cause = str(error).splitlines()[0]
-        raise StudyError("study database cannot be opened", where=url.split("@")[-1], found=cause) from error
+        raise StudyError("study database cannot be opened", where=url.split("@")[-1], found=_cause(error)) from error
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Tell in one line why a storage cannot be read.
+
+    Args:
+        path: of the journal, if it is one.
+
+    Raises:
+        StudyError: for whatever Optuna raises inside.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise StudyError("study has no journal", where=path, expected="a file") from error
+    except OSError as error:
+        raise StudyError("study cannot be read", where=path, found=error.strerror) from error
+    except StorageInternalError as error:
+        raise StudyError("study database cannot be read", where=path.parent, found=_cause(error)) from error
+    except (ValueError, LookupError, TypeError, AssertionError) as error:
+        number = _first_damage(path)
+        raise StudyError(
+            "journal is damaged",
+            where=path,
+            found=f"line {number} is not a record of Optuna's" if number else repr(error),
+            remedy=f"restore it, or give up all but its first {number - 1} lines" if number else "restore it",
+        ) from error
+
+
+@contextmanager
+def recording(folder: Path) -> Iterator[None]:
+    """Tell in one line why a storage cannot be written.
+
+    Args:
+        folder: of the study.
+
+    Raises:
+        StudyError: the disk is full or read-only, or the database fails.
+    """
+    try:
+        with writing(folder):
+            yield
+    except StorageInternalError as error:
+        raise StudyError("study database cannot be written", where=folder, found=_cause(error)) from error
 
 
 def repair(path: Path) -> int:
@@ -99,11 +142,17 @@ def _identity(lock: Path) -> tuple[int, int] | None:
     return status.st_ino, status.st_mtime_ns
 
 
-def _first_damage(path: Path) -> str | None:
+def _cause(error: Exception) -> str:
+    """What the driver of the database says, without the statement."""
+    return str(error.__cause__ or error).splitlines()[0]
+
+
+def _first_damage(path: Path) -> int | None:
+    """The number, from 1, of the first line that is not a record."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
-                json.loads(line)
-            except ValueError:
-                return f"line {number} is not JSON"
+                json.loads(line)["op_code"]
+            except (ValueError, LookupError, TypeError):
+                return number
     return None

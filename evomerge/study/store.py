@@ -8,11 +8,11 @@ from types import TracebackType
 from typing import Any, Self, TypeAlias
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.exceptions import DuplicatedStudyError, StorageInternalError
+from optuna.exceptions import DuplicatedStudyError
 from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 
-from evomerge.errors import ConfigError, StudyError
+from evomerge.errors import ConfigError
 from evomerge.study.folder import (
     check_name,
     new_folder,
@@ -21,7 +21,7 @@ from evomerge.study.folder import (
     writing,
 )
 from evomerge.study.items import baseline_items, candidate_items, holdout_items, write_items
-from evomerge.study.journal import remove_stale_lock, repair
+from evomerge.study.journal import recording, remove_stale_lock, repair
 from evomerge.study.lock import StudyLock
 from evomerge.study.provenance import Environment, provenance
 from evomerge.study.results import Baseline, Candidate, Result, result_document
@@ -61,7 +61,7 @@ class Study(StudyView):
         """
         name = config["study"]
         check_name(name)
-        with new_folder(folder) as staging, writing(folder):
+        with new_folder(folder) as staging, recording(folder):
             staging.write_config(dict(config))
             replace_file(staging.environment, environment.model_dump_json(indent=2).encode() + b"\n")
             staging.items.mkdir()
@@ -141,7 +141,7 @@ class Study(StudyView):
             distributions=distributions,
             user_attrs={"x": [float(value) for value in x], "recipe": recipe},
         )
-        with self._writing():
+        with self._recording():
             trial_id = self._storage.create_new_trial(self._study_id, trial)
             return self._storage.get_trial(trial_id).number
 
@@ -159,7 +159,7 @@ class Study(StudyView):
         if attempts >= MAX_ATTEMPTS:
             self.finish(number, Result(reason=f"interrupted {attempts} times"))
             return False
-        with self._writing():
+        with self._recording():
             self._storage.set_trial_user_attr(trial_id, "attempts", attempts + 1)
         return True
 
@@ -180,7 +180,7 @@ class Study(StudyView):
         if items:
             self._write_items(candidate_items(number), items)
         outcome = result_document(result) | {"elapsed": self._elapsed}
-        with self._writing():
+        with self._recording():
             self._storage.set_trial_user_attr(trial_id, "outcome", outcome)
             if result.objective is None:
                 self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
@@ -214,15 +214,15 @@ class Study(StudyView):
         """
         self._add(f"finalist:{name}", holdout_items(name), result.settled, items, {"name": name, "number": number})
 
-    def elect(self, number: int) -> None:
-        """Make a feasible candidate the winner, until the search finds one that beats all of today's on dev.
+    def elect(self, number: int | None) -> None:
+        """Make a feasible candidate the winner, or none, until the search finds one that beats all of today's on dev.
 
         Raises:
             StudyError: the disk or the database cannot be written.
             ValueError: it does not clear every gate.
         """
         best = self.best
-        if best is None or not self.candidate(number).feasible:
+        if best is None or (number is not None and not self.candidate(number).feasible):
             raise ValueError(f"candidate {number} is not feasible")
         self._set("winner", {"number": number, "over": best.number})
         self._publish()
@@ -260,6 +260,9 @@ class Study(StudyView):
         """Bring best.yaml and its sidecar up to the winner. Doing it again changes nothing."""
         winner = self.winner
         if winner is None:
+            with writing(self.folder.path):
+                self.folder.best.unlink(missing_ok=True)
+                self.folder.provenance.unlink(missing_ok=True)
             return
         sidecar = provenance(self.name, winner, self.finalists(), self.environment, self.config).model_dump_json(
             indent=2
@@ -276,7 +279,7 @@ class Study(StudyView):
         self._set(key, record | result_document(result) | {"elapsed": self._elapsed})
 
     def _set(self, key: str, value: Any) -> None:
-        with self._writing():
+        with self._recording():
             self._storage.set_study_user_attr(self._study_id, key, value)
 
     def _write_items(self, name: str, items: Scores) -> None:
@@ -302,18 +305,15 @@ class Study(StudyView):
         return self._distributions[key]
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            with writing(self.folder.path):
-                try:
-                    yield
-                except OSError:
-                    # the next append would make a half-written line fatal
-                    if self.folder.journal.is_file():
-                        repair(self.folder.journal)
-                    raise
-        except StorageInternalError as error:
-            raise StudyError("study database cannot be written", where=self.name, found=error) from error
+    def _recording(self) -> Iterator[None]:
+        with recording(self.folder.path):
+            try:
+                yield
+            except OSError:
+                # the next append would make a half-written line fatal
+                if self.folder.journal.is_file():
+                    repair(self.folder.journal)
+                raise
 
 
 def _distribution(dimension: Dimension) -> BaseDistribution:

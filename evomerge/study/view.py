@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from evomerge.errors import StudyError, UsageError
 from evomerge.study.folder import StudyFolder
 from evomerge.study.items import read_items
-from evomerge.study.journal import open_database, open_journal
+from evomerge.study.journal import open_database, open_journal, reading
 from evomerge.study.lock import Holder, holder
 from evomerge.study.provenance import Environment
 from evomerge.study.results import Baseline, Candidate, Finalist, Result, State
@@ -50,7 +50,8 @@ class StudyView:
         self._finished: dict[int, Candidate] = {}
 
     def _find(self) -> int:
-        names = get_all_study_names(self._storage)
+        with reading(self.folder.journal):
+            names = get_all_study_names(self._storage)
         if self.config.get("storage") is not None:  # a database holds many
             names = [name for name in names if name == self.config["study"]]
         if len(names) != 1:
@@ -87,7 +88,7 @@ class StudyView:
     def hours(self) -> float:
         """Hours of search until the last record, over all sessions."""
         seconds = [_outcome(trial).get("elapsed", 0.0) for trial in self._trials()]
-        seconds += [record.get("elapsed", 0.0) for record in self._attributes().values() if isinstance(record, dict)]
+        seconds += [record["elapsed"] for record in self._records("baseline:", "finalist:", "note:")]
         return max(seconds, default=0.0) / 3600
 
     def candidates(self) -> tuple[Candidate, ...]:
@@ -123,11 +124,11 @@ class StudyView:
 
     @property
     def winner(self) -> Candidate | None:
-        """The candidate to hand over: the one elected among the finalists, or `best` if none was since it was found."""
+        """The candidate to hand over: `best`, until the finalists have met the holdout; then the one elected, if any."""
         best = self.best
         elected = self._attributes().get("winner")
         if best is not None and elected is not None and elected["over"] == best.number:
-            return self.candidate(elected["number"])
+            return None if elected["number"] is None else self.candidate(elected["number"])
         return best
 
     def baselines(self) -> tuple[Baseline, ...]:
@@ -165,13 +166,15 @@ class StudyView:
         return tasks
 
     def _trials(self) -> list[FrozenTrial]:
-        return self._storage.get_all_trials(self._study_id, deepcopy=False)
+        with reading(self.folder.journal):
+            return self._storage.get_all_trials(self._study_id, deepcopy=False)
 
     def _attributes(self) -> dict[str, Any]:
-        return self._storage.get_study_user_attrs(self._study_id)
+        with reading(self.folder.journal):
+            return self._storage.get_study_user_attrs(self._study_id)
 
-    def _records(self, prefix: str) -> list[dict[str, Any]]:
-        return [record for key, record in self._attributes().items() if key.startswith(prefix)]
+    def _records(self, *prefixes: str) -> list[dict[str, Any]]:
+        return [record for key, record in self._attributes().items() if key.startswith(prefixes)]
 
 
 def open_storage(folder: StudyFolder, config: Mapping[str, Any]) -> BaseStorage:

@@ -54,7 +54,7 @@ def test_an_experiment_overrides_what_it_chooses(config_dir):
 
 def test_folders_become_absolute_and_hub_ids_stay(config_dir):
     (config_dir / "here" / "model").mkdir(parents=True)
-    config = compose(config_dir, "models.base=here/model", "+suite.include_path=[tasks]")
+    config = compose(config_dir, "models.base=here/model", "suite.include_path=[tasks]")
     assert config.models.base.path == str(config_dir / "here" / "model")
     assert config.models.parents[0].path == "org/a"
     assert config.suite.include_path == (str(config_dir / "tasks"),)
@@ -76,10 +76,9 @@ def test_a_resolved_config_survives_yaml(config_dir):
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("sed=3", "sed"),
-        ("+sed=3", "did you mean 'seed'?"),
-        ("+workers.cpu=3", "did you mean 'cpus'?"),
-        ("+optimizer.sigm=3", "did you mean 'sigma'?"),
+        ("sed=3", "did you mean 'seed'?"),
+        ("workers.cpu=3", "did you mean 'cpus'?"),
+        ("optimizer.sigm=3", "did you mean 'sigma'?"),
         ("budget.candidates=0", "greater than or equal to 1, found 0"),
         ("budget.candidates=-3", "greater than or equal to 1, found -3"),
         ("budget.hours=0", "greater than 0, found 0"),

@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 import pytest
 
-from evomerge.study import Study, StudyView
+from evomerge.study import Candidate, Study, StudyView
 from evomerge.study.items import candidate_items
 from evomerge.study.journal import open_journal
 
@@ -121,30 +121,33 @@ def ending(folder: Path) -> dict[str, Any]:
     }
 
 
+def ended(view: StudyView) -> list[Candidate]:
+    return [candidate for candidate in view.candidates() if candidate.state != "running"]
+
+
 def run(script: str, *arguments: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def test_killed_at_random_moments(tmp_path: Path):
-    budget, chance = 40, random.Random(0)
+    budget, chance = 60, random.Random(0)
     alone, killed = tmp_path / "alone" / "night", tmp_path / "killed" / "night"
     undisturbed = run(RUN, alone, budget)
-    finished: list[Any] = []
-    for kill in range(3):
+    finished: list[Candidate] = []
+    for target in (2, 12, 25):  # candidates, so that every session gets somewhere
         process = run(RUN, killed, budget)
-        target = 3000 + kill * 5000  # bytes of journal, so that every session gets somewhere
-        while process.poll() is None and not (
-            (killed / "study.journal").exists() and (killed / "study.journal").stat().st_size > target
-        ):
+        while not killed.exists():
+            assert process.poll() is None
             time.sleep(0.001)
-        time.sleep(chance.random() * 0.02)
+        view = StudyView(killed)  # it is read while it is being written
+        while process.poll() is None and len(view.candidates()) < target:
+            assert ended(view)[: len(finished)] == finished
+        time.sleep(chance.random() * 0.005)
         process.send_signal(signal.SIGKILL)
-        _, errors = process.communicate()
-        assert errors == ""
-        view = StudyView(killed)  # while nobody has repaired anything
+        assert process.communicate() == ("", "")
         assert view.state == "interrupted"
-        now = [candidate for candidate in view.candidates() if candidate.state != "running"]
+        now = ended(view)  # nobody has repaired anything yet
         assert now[: len(finished)] == finished
         for candidate in now:
             assert bool(candidate.scores) == (candidate.state == "complete")

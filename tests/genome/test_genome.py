@@ -1,5 +1,10 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
+import yaml
 
 from evomerge.errors import ConfigError, RecipeError
 from evomerge.genome import Genome, GenomeConfig, ModelShape
@@ -292,6 +297,8 @@ def test_refuses_what_is_no_vector(x):
     "other",
     [
         {"method": "ties", "weight": {}},
+        {"method": "dare_ties", "layer_groups": 2, "weight": {}},
+        {"method": "ties", "layer_groups": 2, "density": {}, "weight": 1.0},
         {"method": "ties", "layer_groups": 2, "weight": {}, "components": ["mlp"]},
         {"method": "ties", "layer_groups": 2, "weight": {}, "shape": "smooth"},
         {"method": "passthrough", "layer_groups": 2, "selection": "whole"},
@@ -300,6 +307,20 @@ def test_refuses_what_is_no_vector(x):
 def test_refuses_the_recipe_of_another_genome(other):
     with pytest.raises(RecipeError, match="not a recipe of this genome"):
         make(TIES).vector(make(other).recipe(make(other).initial))
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[2] / "conf/genome").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_every_shipped_option_makes_a_genome(path):
+    genome = make(yaml.safe_load(path.read_text()), shape=model(layers=8))
+    assert genome.vector(genome.recipe(genome.initial)) == pytest.approx(genome.initial)
+
+
+def test_reading_a_config_brings_no_heavy_library():
+    heavy = "{'torch', 'cma', 'optuna', 'transformers'}"
+    code = f"import sys, evomerge.genome, evomerge.optimize; print({heavy} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
 
 
 def test_a_number_out_of_bounds_becomes_the_nearest_bound():

@@ -1,6 +1,5 @@
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,12 +9,14 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 WORDS = [f"w{index}" for index in range(24)]
 
 
-def save_tokenizer(folder: Path, words: list[str] = WORDS) -> None:
+def save_tokenizer(folder: Path, words: list[str]) -> None:
     tokens = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token=words[0]))
     PreTrainedTokenizerFast(tokenizer_object=tokens, unk_token=words[0]).save_pretrained(folder)
 
 
-def save_llama(folder: Path, seed: int, *, dtype: torch.dtype = torch.float32, **changes: object) -> Path:
+def save_llama(
+    folder: Path, seed: int, *, dtype: torch.dtype = torch.float32, words: list[str] = WORDS, **changes: object
+) -> Path:
     """A random Llama of 3 layers with a tokenizer. Its norms are random, too, so that every tensor matters."""
     settings = {
         "vocab_size": len(WORDS),
@@ -33,30 +34,26 @@ def save_llama(folder: Path, seed: int, *, dtype: torch.dtype = torch.float32, *
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3 + (parameter.ndim == 1))
     model.to(dtype).save_pretrained(folder)
-    save_tokenizer(folder)
+    save_tokenizer(folder, words)
     return folder
 
 
 @pytest.fixture(scope="session")
-def family(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """Folders `base`, `one`, `two` of models with a head of their own. Never write into them."""
-    root = tmp_path_factory.mktemp("family")
-    return SimpleNamespace(**{name: save_llama(root / name, seed) for seed, name in enumerate(("base", "one", "two"))})
+def untied(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of the models base, one and two, with a head of their own. Never write into them."""
+    root = tmp_path_factory.mktemp("untied")
+    return {name: save_llama(root / name, seed) for seed, name in enumerate(("base", "one", "two"))}
 
 
 @pytest.fixture(scope="session")
-def tied_family(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+def tied(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The same with tied embeddings."""
     root = tmp_path_factory.mktemp("tied")
-    return SimpleNamespace(
-        **{
-            name: save_llama(root / name, seed, tie_word_embeddings=True)
-            for seed, name in enumerate(("base", "one", "two"))
-        }
-    )
+    names = ("base", "one", "two")
+    return {name: save_llama(root / name, seed, tie_word_embeddings=True) for seed, name in enumerate(names)}
 
 
 @pytest.fixture
 def make_llama(tmp_path: Path) -> Callable[..., Path]:
-    """Save a model of this test's own: `make_llama(name, seed=0, **config changes)`."""
+    """Save a model for one test: `make_llama(name, seed, dtype=, words=, **changes of the config)`."""
     return lambda name, seed=0, **changes: save_llama(tmp_path / name, seed, **changes)

@@ -1,23 +1,72 @@
 import json
 
 from evomerge.cli import main
+from evomerge.recipe import Recipe
 
 
-def search(config_dir, runs, *overrides: str) -> int:
-    choices = ["models=tiny", "genome=tiny", "suite=tiny", "study=s", f"runs_dir={runs}"]
-    return main(["search", "--config-dir", str(config_dir), *choices, *overrides])
-
-
-def shown(runs, capsys) -> dict:
-    capsys.readouterr()
-    assert main(["show", "s", "--runs-dir", str(runs), "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
-
-
-def test_from_a_config_to_a_checked_recipe(config_dir, tmp_path, capsys):
-    runs = tmp_path / "runs"
-    assert search(config_dir, runs, "budget.candidates=12", "workers.count=1") == 0
-    document = shown(runs, capsys)
+def test_from_a_config_to_a_recipe_that_scores_the_same(calm, shown, tiny, tmp_path, capsys):
+    document = shown(calm)
     assert document["state"] == "finished"
-    assert [candidate["number"] for candidate in document["candidates"]] == list(range(12))
-    print(json.dumps(document, indent=1)[:3000])
+    assert [candidate["number"] for candidate in document["candidates"]] == list(range(19))
+    assert {candidate["state"] for candidate in document["candidates"]} == {"complete"}
+    names = [baseline["name"] for baseline in document["baselines"]]
+    assert names[:4] == ["base", "first", "second", "uniform"]
+    # the holdout holds every baseline and three finalists, once each
+    assert len(document["finalists"]) == len(names) + 3
+
+    best = document["best"]
+    assert best["feasible"]
+    assert best["objective"] == max(each["objective"] for each in document["candidates"] if each["feasible"])
+    text = (calm / "best.yaml").read_text()
+    assert Recipe.from_yaml(text).merge_method == "task_arithmetic"
+    assert f"weight: {best['genome']['weight.layers_0_1.first']!r}" in text
+
+    exported = tmp_path / "recipe.yaml"
+    assert main(["export", str(calm), "-o", str(exported)]) == 0
+    assert exported.read_text() == text
+    assert main(["merge", str(exported), str(tmp_path / "merged")]) == 0
+    for target in (exported, tmp_path / "merged"):
+        capsys.readouterr()
+        assert main(["score", str(target), "suite=tiny", "--config-dir", str(tiny), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["scores"] == best["scores"]
+
+
+def test_one_worker_gives_what_two_give(calm, words, run, held, tmp_path):
+    assert run(words(tmp_path / "one", "budget.candidates=19", "workers.count=1")) == 0
+    assert held(tmp_path / "one") == held(calm)
+
+
+def test_a_larger_budget_goes_on_where_the_study_stands(calm, words, run, held, tmp_path):
+    folder = tmp_path / "grown"
+    assert run(words(folder, "budget.candidates=11")) == 0
+    assert run(["resume", str(folder), "budget.candidates=19"]) == 0
+    grown, whole = held(folder), held(calm)
+    assert grown["candidates"] == whole["candidates"]
+    assert grown["best"] == whole["best"]
+
+
+def test_tpe_searches_too(words, run, shown, tmp_path):
+    assert run(words(tmp_path / "s", "optimizer=tpe", "budget.candidates=14")) == 0
+    assert len(shown(tmp_path / "s")["candidates"]) == 14
+
+
+def test_nothing_feasible_is_exit_3(words, run, shown, tmp_path, capsys):
+    gate = "suite.tasks=[{name: choice, metric: acc, gate: {at_least: 1.01}}]"
+    folder = tmp_path / "s"
+    assert run(words(folder, gate, "budget.candidates=4", "workers.count=1")) == 3
+    assert "no candidate clears every gate" in capsys.readouterr().err
+    assert not (folder / "best.yaml").exists()
+    assert shown(folder)["best"] is None
+    assert shown(folder)["state"] == "finished"
+    assert main(["export", str(folder)]) == 3
+
+
+def test_what_clears_its_gates_on_dev_only_is_not_handed_over(words, run, shown, tmp_path, capsys):
+    # first scores 0.53 on dev and 0.14 on holdout: what stays close to it does so too
+    gate = "suite.tasks=[{name: choice, metric: acc, gate: {at_least: 0.5}}]"
+    folder = tmp_path / "s"
+    assert run(words(folder, gate, "budget.candidates=8", "workers.count=1")) == 3
+    assert "on holdout" in capsys.readouterr().err
+    assert any(each["feasible"] for each in shown(folder)["candidates"])
+    assert not (folder / "best.yaml").exists()
+    assert main(["export", str(folder)]) == 3

@@ -28,7 +28,7 @@ def test_the_document_has_the_keys_that_are_promised(study: Study, folder: Path,
     study.start([0.5], {"source": "a"}, {"source": ("a", "b")}, "")
     study.add_baseline("base", "# base", Result(scores={"shipping": 0.2}, objective=0.2))
     document = strict(study_document(StudyView(folder)).model_dump_json())
-    assert {"study": "night", "state": "running", "best": 1, "winner": 1}.items() <= document.items()
+    assert (document["study"], document["state"], document["best"]["number"]) == ("night", "running", 1)
     assert [baseline["name"] for baseline in document["baselines"]] == ["base"]
     first, second, third, fourth = document["candidates"]
     assert (
@@ -92,7 +92,7 @@ def test_broken_studies_are_listed_with_the_reason(tmp_path: Path, created: Call
         "newer": "broken",
         "torn": "interrupted",
     }
-    assert "line 1 is not JSON" in entries["damaged"].reason
+    assert "line 1 is not a record" in entries["damaged"].reason
     assert "config.yaml" in entries["empty"].reason
     assert "newer evomerge" in entries["newer"].reason
     good = entries["good"]

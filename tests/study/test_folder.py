@@ -82,6 +82,9 @@ def test_a_study_is_found_by_name_and_by_path(tmp_path: Path, monkeypatch: pytes
     assert study_folder("night", Path("runs")) == runs / "night"
     assert study_folder("runs/night", Path("runs")) == runs / "night"
     assert study_folder(str(runs / "night"), tmp_path / "elsewhere") == runs / "night"
+    (runs / "night" / "config.yaml").touch()
+    monkeypatch.chdir(runs / "night")
+    assert study_folder(".", runs) == runs / "night"
     with pytest.raises(StudyError, match="did you mean 'night'"):
         study_folder("nihgt", runs)
     with pytest.raises(StudyError, match="no such study"):
@@ -96,6 +99,8 @@ def test_folders_are_listed_by_name_without_files_and_hidden_ones(tmp_path: Path
     (tmp_path / "README.md").touch()
     assert [folder.name for folder in folders_in(tmp_path)] == ["a", "b"]
     assert folders_in(tmp_path / "missing") == []
+    with pytest.raises(StudyError, match="studies cannot be listed"):
+        folders_in(tmp_path / "README.md")
 
 
 def test_a_new_folder_appears_whole_or_not_at_all(tmp_path: Path):

@@ -1,5 +1,6 @@
 import json
 import math
+import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -302,6 +303,17 @@ def test_a_renamed_folder_is_the_same_study(folder: Path, created: Create, recor
     view = StudyView(moved)
     assert (view.name, len(view.candidates())) == ("moved", 2)
     assert view.config == {"study": "night", "seed": 0, "budget": {"candidates": 9}}
+
+
+def test_a_database_that_fails_is_one_line(tmp_path: Path, created: Create):
+    with created(tmp_path / "night", storage=f"sqlite:///{tmp_path / 'team.db'}") as study:
+        connection = sqlite3.connect(tmp_path / "team.db")
+        connection.execute("DROP TABLE study_user_attributes")
+        connection.close()
+        for fails, line in ((study.end, "cannot be written"), (study.notes, "cannot be read")):
+            with pytest.raises(StudyError, match=f"study database {line}.*no such table") as refused:
+                fails()
+            assert "SELECT" not in str(refused.value)
 
 
 def test_a_database_instead_of_the_journal(tmp_path: Path, created: Create, recorded: Add):

@@ -1,0 +1,80 @@
+"""Searches that are killed, whose workers are killed, or that are told to stop."""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from evomerge.study import StudyView
+
+CANDIDATE = r'"x": ?\['  # stands in the journal once for each candidate
+WORKER = r"worker ready: node \S+, pid (\d+)"
+
+
+def start(words: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "evomerge", *words], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def wait_for(folder: Path, pattern: str, count: int, process: subprocess.Popen[str]) -> list[str]:
+    """What a pattern finds in the journal and the log, once it is found `count` times."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        texts = [path.read_text() for path in (folder / "study.journal", folder / "search.log") if path.exists()]
+        found = re.findall(pattern, "".join(texts))
+        if len(found) >= count:
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"{pattern!r} was not found {count} times; exit code {process.poll()}")
+
+
+def test_killed_three_times_it_ends_like_one_left_alone(calm, words, held, tmp_path):
+    folder, generator = tmp_path / "killed", random.Random(0)
+    command = words(folder, "budget.candidates=19")
+    for moment in sorted(generator.sample(range(1, 19), 3)):
+        process = start(command)
+        wait_for(folder, CANDIDATE, moment, process)
+        time.sleep(generator.random() / 10)
+        process.kill()
+        process.communicate()
+        assert StudyView(folder).state == "interrupted"
+        command = ["resume", str(folder)]
+    process = start(command)
+    process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert held(folder) == held(calm)
+
+
+def test_a_killed_worker_is_replaced_and_the_budget_is_completed(words, tmp_path):
+    folder = tmp_path / "s"
+    process = start(words(folder, "budget.candidates=30"))
+    wait_for(folder, CANDIDATE, 3, process)
+    os.kill(int(wait_for(folder, WORKER, 1, process)[0]), signal.SIGKILL)
+    process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert [candidate.state for candidate in StudyView(folder).candidates()] == ["complete"] * 30
+    assert "worker died" in (folder / "search.log").read_text()
+
+
+def test_told_to_stop_it_drains_and_resumes(calm, words, held, tmp_path):
+    folder = tmp_path / "stopped"
+    process = start(words(folder, "budget.candidates=19"))
+    wait_for(folder, CANDIDATE, 6, process)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "evomerge resume" in said
+    stopped = StudyView(folder)
+    states = [candidate.state for candidate in stopped.candidates()]
+    assert stopped.state == "interrupted"
+    assert 6 <= len(states) < 19
+    assert set(states) == {"complete"}
+    process = start(["resume", str(folder)])
+    process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert held(folder) == held(calm)

@@ -1,0 +1,219 @@
+"""A recipe gives the same bits on disk and in a live model, and the bits that its arithmetic says."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from evomerge.merge import LiveModel, Sources, StatisticsCache, make_plan, merge_to_disk, open_sources, stream
+from evomerge.recipe import Recipe
+
+CPU = torch.device("cpu")
+TOKENS = torch.arange(8)[None]
+
+METHODS = {
+    "linear": {"parameters": {"weight": 0.5}},
+    "slerp": {"parameters": {"t": [0.1, 0.8]}},
+    "task_arithmetic": {"parameters": {"weight": 0.6, "lambda": 0.9}},
+    "ties": {"parameters": {"weight": 0.6, "density": 0.4}},
+    "dare_linear": {"parameters": {"weight": 0.6, "density": 0.4, "random_seed": 3}},
+    "dare_ties": {"parameters": {"weight": 0.6, "density": [0.2, 0.9], "random_seed": 3}},
+    "passthrough": {"parameters": {"scale": 0.9}},
+}
+SINGLE = ("slerp", "passthrough")
+
+
+def recipe(method, folders, dtype="float32", **keys):
+    names = ["one"] if method in SINGLE else ["one", "two"]
+    document = {"merge_method": method, "dtype": dtype, "models": [{"model": str(folders[name])} for name in names]}
+    if method not in ("linear", "passthrough"):
+        document["base_model"] = str(folders["base"])
+    return Recipe.from_document(document | METHODS[method] | keys)
+
+
+def live(recipe, model=None, dtype=None):
+    checkpoints = open_sources(recipe)
+    plan = make_plan(recipe, checkpoints)
+    model = model or LiveModel(plan.config, dtype=dtype or plan.out_dtype, device=CPU)
+    model.load(plan, stream(plan, Sources(checkpoints, CPU), device=CPU, statistics=StatisticsCache()))
+    return model
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def assert_same_model(live_model, folder):
+    loaded = AutoModelForCausalLM.from_pretrained(folder)
+    found, expected = live_model.model.state_dict(), loaded.state_dict()
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
+    with torch.no_grad():
+        assert torch.equal(live_model.model(TOKENS).logits, loaded(TOKENS).logits)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", ["untied", "tied"])
+@pytest.mark.parametrize("method", list(METHODS))
+def test_disk_and_live_agree_bit_for_bit(request, tmp_path, method, kind, dtype):
+    merged = recipe(method, request.getfixturevalue(kind), dtype)
+    merge_to_disk(merged, tmp_path / "out", device="cpu")
+    assert_same_model(live(merged), tmp_path / "out")
+    assert ("lm_head.weight" in weights(tmp_path / "out")) == (kind == "untied")
+
+
+def test_a_used_live_model_forgets_the_merge_before(untied, tmp_path):
+    model = live(recipe("ties", untied))
+    live(recipe("dare_ties", untied), model)
+    again = live(recipe("ties", untied), model)
+    merge_to_disk(recipe("ties", untied), tmp_path / "out", device="cpu")
+    assert_same_model(again, tmp_path / "out")
+
+
+def test_linear_of_two_by_hand(untied, tmp_path):
+    entries = [
+        {"model": str(untied["one"]), "parameters": {"weight": 1.0}},
+        {"model": str(untied["two"]), "parameters": {"weight": 3.0}},
+    ]
+    merge_to_disk(recipe("linear", untied, models=entries, parameters=None), tmp_path / "out", device="cpu")
+    one, two, merged = weights(untied["one"]), weights(untied["two"]), weights(tmp_path / "out")
+    assert merged.keys() == one.keys()
+    for name in merged:
+        torch.testing.assert_close(merged[name].double(), one[name].double() * 0.25 + two[name].double() * 0.75)
+
+
+def test_task_arithmetic_of_weight_one_brings_the_parent_back(untied, tmp_path):
+    document = {"models": [{"model": str(untied["one"])}], "parameters": {"weight": 1.0}}
+    merge_to_disk(recipe("task_arithmetic", untied, **document), tmp_path / "out", device="cpu")
+    for name, tensor in weights(untied["one"]).items():
+        torch.testing.assert_close(weights(tmp_path / "out")[name], tensor, rtol=0, atol=3e-7)
+
+
+def test_a_statistic_is_measured_once_for_all_recipes(untied):
+    checkpoints = open_sources(recipe("ties", untied))
+    statistics = StatisticsCache()
+    sources = Sources(checkpoints, CPU)
+    outcomes = []
+    for density in (0.2, 0.7, 0.2):
+        plan = make_plan(recipe("ties", untied, parameters={"weight": 1.0, "density": density}), checkpoints)
+        outcomes.append(dict(stream(plan, sources, device=CPU, statistics=statistics)))
+        assert len(statistics) == 2 * len(plan.tensors)
+    assert all(torch.equal(tensor, outcomes[2][name]) for name, tensor in outcomes[0].items())
+    assert not torch.equal(outcomes[0]["lm_head.weight"], outcomes[1]["lm_head.weight"])
+
+
+def test_out_dtype_is_the_dtype_of_tensors_and_config(untied, tmp_path):
+    merge_to_disk(recipe("linear", untied, out_dtype="float16"), tmp_path / "out", device="cpu")
+    assert {tensor.dtype for tensor in weights(tmp_path / "out").values()} == {torch.float16}
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "float16"
+
+
+def test_without_a_dtype_each_tensor_keeps_its_own(make_llama, tmp_path):
+    folders = {name: make_llama(name, seed, dtype=torch.bfloat16) for seed, name in enumerate(("one", "two"))}
+    merge_to_disk(recipe("linear", folders, None), tmp_path / "out", device="cpu")
+    assert {tensor.dtype for tensor in weights(tmp_path / "out").values()} == {torch.bfloat16}
+
+
+def test_progress_ends_with_all_bytes(untied, tmp_path):
+    seen = []
+    merged = recipe("linear", untied)
+    merge_to_disk(merged, tmp_path / "out", device="cpu", progress=lambda *bytes_: seen.append(bytes_))
+    total = sum(tensor.nbytes for tensor in weights(tmp_path / "out").values())
+    assert seen[-1] == (total, total)
+    assert seen == sorted(seen)
+
+
+def test_a_generation_config_is_the_same_on_disk_and_live(make_llama, tmp_path):
+    folder = make_llama("one")
+    settings = {"repetition_penalty": 1.3, "eos_token_id": [3, 4]}
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    merged = Recipe.from_document({"merge_method": "passthrough", "models": [{"model": str(folder)}]})
+    merge_to_disk(merged, tmp_path / "out", device="cpu")
+    on_disk = AutoModelForCausalLM.from_pretrained(tmp_path / "out").generation_config
+    assert (on_disk.repetition_penalty, on_disk.eos_token_id) == (1.3, [3, 4])
+    found = live(merged).model.generation_config
+    assert (found.repetition_penalty, found.eos_token_id) == (1.3, [3, 4])
+
+
+class TestTies:
+    def test_models_that_differ_in_it_get_a_head(self, tied, untied, tmp_path):
+        folders = {"one": tied["one"], "two": untied["two"]}
+        merged = recipe("linear", folders)
+        plan = make_plan(merged, open_sources(merged))
+        assert plan.config["tie_word_embeddings"] is False
+        assert "some models tie their embeddings and some do not" in plan.warnings[-1]
+        merge_to_disk(merged, tmp_path / "out", device="cpu")
+        expected = (weights(tied["one"])["model.embed_tokens.weight"] + weights(untied["two"])["lm_head.weight"]) / 2
+        torch.testing.assert_close(weights(tmp_path / "out")["lm_head.weight"], expected)
+        assert_same_model(live(merged), tmp_path / "out")
+
+    def test_a_copy_of_the_embedding_in_the_file_is_left_out(self, tied, make_llama, tmp_path):
+        from safetensors.torch import save_file
+
+        folder = make_llama("copy", 1, tie_word_embeddings=True)
+        tensors = weights(folder)
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        merge_to_disk(recipe("linear", {"one": tied["base"], "two": folder}), tmp_path / "out", device="cpu")
+        assert "lm_head.weight" not in weights(tmp_path / "out")
+
+
+class TestDepth:
+    def slices(self, folders, *ranges):
+        entries = [{"sources": [{"model": str(folders[name]), "layer_range": [a, b]}]} for name, a, b in ranges]
+        return Recipe.from_document({"merge_method": "passthrough", "dtype": "float32", "slices": entries})
+
+    @pytest.mark.parametrize("kind", ["untied", "tied"])
+    def test_layers_can_be_repeated_and_reordered(self, request, kind, tmp_path):
+        folders = request.getfixturevalue(kind)
+        merged = self.slices(folders, ("one", 1, 3), ("two", 0, 1), ("one", 2, 3), ("two", 0, 2))
+        merge_to_disk(merged, tmp_path / "out", device="cpu")
+        one, two, found = weights(folders["one"]), weights(folders["two"]), weights(tmp_path / "out")
+        order = [(one, 1), (one, 2), (two, 0), (one, 2), (two, 0), (two, 1)]
+        for index, (source, layer) in enumerate(order):
+            for part in ("self_attn.q_proj", "mlp.down_proj", "input_layernorm"):
+                expected = source[f"model.layers.{layer}.{part}.weight"]
+                assert torch.equal(found[f"model.layers.{index}.{part}.weight"], expected)
+        assert torch.equal(found["model.embed_tokens.weight"], one["model.embed_tokens.weight"])
+        assert torch.equal(found["model.norm.weight"], two["model.norm.weight"])
+        assert json.loads((tmp_path / "out" / "config.json").read_text())["num_hidden_layers"] == 6
+        assert_same_model(live(merged), tmp_path / "out")
+
+    def test_a_live_model_follows_a_change_of_depth_and_back(self, untied, tmp_path):
+        short, long = self.slices(untied, ("one", 0, 1)), self.slices(untied, ("one", 0, 3), ("two", 1, 3))
+        merge_to_disk(long, tmp_path / "long", device="cpu")
+        merge_to_disk(short, tmp_path / "short", device="cpu")
+        model = live(short)
+        for merged, folder in ((long, "long"), (short, "short")):
+            assert_same_model(live(merged, model), tmp_path / folder)
+
+    def test_lists_with_an_entry_for_each_layer_follow(self, untied, make_llama):
+        folder = make_llama("listed")
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"layer_types": ["a", "b", "c"]}))
+        merged = self.slices({"one": folder}, ("one", 2, 3), ("one", 0, 2), ("one", 1, 2))
+        assert make_plan(merged, open_sources(merged)).config["layer_types"] == ["c", "a", "b", "b"]
+
+    def test_merged_slices_at_shifted_layers(self, untied, tmp_path):
+        document = {
+            "merge_method": "slerp",
+            "dtype": "float32",
+            "base_model": str(untied["base"]),
+            "slices": [
+                {
+                    "sources": [
+                        {"model": str(untied["base"]), "layer_range": [0, 2]},
+                        {"model": str(untied["one"]), "layer_range": [1, 3]},
+                    ]
+                }
+            ],
+            "parameters": {"t": [0.0, 1.0]},
+        }
+        merge_to_disk(Recipe.from_document(document), tmp_path / "out", device="cpu")
+        base, one, found = weights(untied["base"]), weights(untied["one"]), weights(tmp_path / "out")
+        name = "model.layers.{}.mlp.up_proj.weight"
+        assert torch.equal(found[name.format(0)], base[name.format(0)])  # t = 0 at the first layer
+        assert torch.equal(found[name.format(1)], one[name.format(2)])  # t = 1 at the last one

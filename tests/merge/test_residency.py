@@ -1,0 +1,76 @@
+import pytest
+import torch
+
+from evomerge.errors import UsageError
+from evomerge.merge import Sources, make_plan, open_sources, residency, resolve_device
+from evomerge.methods import _method
+from evomerge.recipe import Recipe
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def checkpoints(untied):
+    models = [{"model": str(untied[name])} for name in ("one", "two")]
+    recipe = Recipe.from_document({"merge_method": "linear", "models": models, "parameters": {"weight": 1}})
+    return open_sources(recipe), recipe
+
+
+def test_cpu_is_always_there():
+    assert resolve_device("cpu") == CPU
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="this machine has an accelerator")
+@pytest.mark.parametrize("name", ["cuda", "cuda:1", "mps"])
+def test_a_device_that_is_absent(name):
+    assert resolve_device("auto") == CPU
+    with pytest.raises(UsageError, match=f"device not available .device.: expected auto, cpu, found '{name}'"):
+        resolve_device(name)
+
+
+def test_a_name_that_is_no_device():
+    with pytest.raises(UsageError, match=r"unknown device .device.: expected auto, cpu.*, found 'gpu'"):
+        resolve_device("gpu")
+
+
+def test_sources_that_fit_are_kept(checkpoints):
+    opened, _ = checkpoints
+    sources = Sources(opened, CPU)
+    ref = next(iter(opened))
+    assert sources.residency == "host"
+    assert sources.flat(ref, "model.norm.weight") is sources.flat(ref, "model.norm.weight")
+    assert torch.equal(sources.flat(ref, "lm_head.weight"), opened[ref].read("lm_head.weight").flatten())
+
+
+@pytest.mark.parametrize("why", ["no room", "a single merge"])
+def test_others_are_read_anew(monkeypatch, checkpoints, why):
+    opened, _ = checkpoints
+    if why == "no room":
+        monkeypatch.setattr(residency, "_HOST_SHARE", 0.0)
+    sources = Sources(opened, CPU, keep=why == "no room")
+    ref = next(iter(opened))
+    assert sources.residency == "disk"
+    assert sources.flat(ref, "model.norm.weight") is not sources.flat(ref, "model.norm.weight")
+
+
+def test_a_large_tensor_is_merged_in_chunks(monkeypatch, checkpoints):
+    """No temporary is larger than a chunk, and the chunks do not show in the result."""
+    from dataclasses import replace
+
+    from evomerge.merge import StatisticsCache, stream
+
+    opened, recipe = checkpoints
+    plan = make_plan(recipe, opened)
+    sources = Sources(opened, CPU)
+    whole = dict(stream(plan, sources, device=CPU, statistics=StatisticsCache()))
+    seen = []
+
+    def combine(base, models, *rest):
+        seen.append(models[0].numel())
+        return plan.method.combine(base, models, *rest)
+
+    monkeypatch.setattr(_method, "_CPU_CHUNK", 64)
+    watched = replace(plan, method=replace(plan.method, combine=combine))
+    parts = dict(stream(watched, sources, device=CPU, statistics=StatisticsCache()))
+    assert max(seen) == 64
+    assert all(torch.equal(parts[name], tensor) for name, tensor in whole.items())
