@@ -77,13 +77,15 @@ def write_evaluation_documents(folder: Path) -> None:
 def _shipping(rng: random.Random) -> Iterator[Document]:
     """Carrier letter by zone and speed, price digit by zone and weight class."""
     zone_of = _table(rng, _CITIES, range(4))
-    limits = rng.sample(range(10, 100, 10), 3)
+    class_of = _table(rng, range(10), range(4))
     carrier = _table(rng, list(itertools.product(range(4), _SPEEDS)), _LETTERS)
     price = _table(rng, list(itertools.product(range(4), range(4))), _DIGITS)
     for weight, city, speed in itertools.product(_NUMBERS, _CITIES, _SPEEDS):
         zone = zone_of[city]
-        weight_class = sum(weight >= limit for limit in limits)
-        yield Document(f"ship {weight:02d} kg to {city} {speed} :", f"{carrier[zone, speed]}{price[zone, weight_class]}")
+        weight_class = class_of[weight // 10]
+        yield Document(
+            f"ship {weight:02d} kg to {city} {speed} :", f"{carrier[zone, speed]}{price[zone, weight_class]}"
+        )
 
 
 def _refunds(rng: random.Random) -> Iterator[Document]:

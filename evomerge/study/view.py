@@ -124,7 +124,7 @@ class StudyView:
 
     @property
     def winner(self) -> Candidate | None:
-        """The candidate to hand over: `best`, until the finalists have met the holdout; then the one elected, if any."""
+        """The candidate to hand over: `best` until the finalists have met the holdout, then the elected one, if any."""
         best = self.best
         elected = self._attributes().get("winner")
         if best is not None and elected is not None and elected["over"] == best.number:
