@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from evomerge.errors import OneLineError, exit_code
 
@@ -44,8 +44,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
+class _OneLineParser(argparse.ArgumentParser):
+    """Tells wrong usage in one line, as every other error is told."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"evomerge: {' '.join(message.split())}; see {self.prog} --help\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _OneLineParser(
         prog="evomerge",
         description="Search for the recipe that merges fine-tuned language models and breaks no skill.",
         epilog=EXIT_CODES,
@@ -95,6 +102,13 @@ def _parser() -> argparse.ArgumentParser:
         "-o", "--output", type=Path, metavar="FILE", help="write there (with --pareto: a folder) and not to stdout"
     )
     export.set_defaults(run=_export)
+
+    report = commands.add_parser("report", help="write a study as one HTML file with plots")
+    _study(report)
+    report.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="write there (default: report.html in the study's folder)"
+    )
+    report.set_defaults(run=_report)
 
     merge = commands.add_parser("merge", help="merge a recipe into a checkpoint")
     merge.add_argument("recipe", type=Path, metavar="RECIPE", help="a YAML recipe, mergekit's language")
@@ -203,6 +217,14 @@ def _export(options: argparse.Namespace) -> int:
         path = options.output / f"{candidate.number:06d}.yaml" if options.pareto else options.output
         write_export(study, candidate, path)
         print(path)
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from evomerge.study import StudyView, study_folder
+    from evomerge.study.report import write_report
+
+    print(write_report(StudyView(study_folder(options.study, options.runs_dir)), options.output))
     return 0
 
 

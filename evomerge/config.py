@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
@@ -71,7 +72,8 @@ class ModelsConfig(_Config):
     def _distinct(cls, parents: tuple[ModelSource, ...]) -> tuple[ModelSource, ...]:
         refs = [parent.ref for parent in parents]
         if len(set(refs)) < len(refs):
-            raise ValueError("a parent is named twice; name each once")
+            twice = next(ref for ref in refs if refs.count(ref) > 1)
+            raise ConfigError("parent given twice", where="models.parents", found=twice, remedy="name each once")
         return parents
 
 
@@ -88,7 +90,7 @@ class WorkersConfig(_Config):
 
 def _finite(value: float) -> float:
     if not math.isfinite(value):
-        raise ValueError("must be finite")
+        raise ValueError("a finite number")
     return value
 
 
@@ -206,7 +208,7 @@ def _compose(name: str, overrides: Sequence[str], config_dir: Path | None) -> di
             config = compose(name, overrides=[*map(_tolerant, overrides), *search_path])
             data = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         except MissingMandatoryValue as error:
-            key = str(error).rsplit(": ", 1)[-1]
+            key = error.full_key
             raise ConfigError(
                 "value missing", where=key, expected=f"{key}=VALUE", remedy="add it to the command line"
             ) from error
@@ -215,6 +217,18 @@ def _compose(name: str, overrides: Sequence[str], config_dir: Path | None) -> di
             known = list(error.options or [])
             remedy = nearest(asked, known) if known else "check the name and --config-dir"
             raise ConfigError("no such option", where=error.missing_cfg_file, remedy=remedy) from error
+        except OverrideParseException as error:
+            key, _, value = error.override.lstrip("+").partition("=")
+            raise ConfigError(
+                "override cannot be read",
+                where=key or repr(error.override),
+                expected="key=value",
+                found=value,
+                remedy="quote a value with special characters twice: 'key=\"value\"'",
+            ) from error
+        except yaml.MarkedYAMLError as error:
+            place = f"{error.problem_mark.name}:{error.problem_mark.line + 1}" if error.problem_mark else name
+            raise ConfigError("not valid YAML", where=place, found=error.problem) from error
         except (HydraException, OmegaConfBaseException) as error:
             cause = error.__cause__ or error
             lines = [line.strip() for line in f"{error}\n{'' if cause is error else cause}".splitlines()]

@@ -2,12 +2,14 @@
 
 OneLineError               what (where): expected ..., found ...; what to do
  +-- SuiteError            a suite, a task or a gate is wrong
- +-- ScoringError          a model cannot be scored (NaN or Inf in its logits, no items)
+ +-- ScoringError          a model cannot be scored (NaN or Inf in its logits)
  +-- evomerge.errors.*     everything about models, recipes, configs and studies
 """
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+_LISTED = 20  # known words in one line
 
 
 class OneLineError(Exception):
@@ -58,11 +60,12 @@ class SuiteError(OneLineError):
 
 
 class ScoringError(OneLineError):
-    """A model cannot be scored: its logits are not finite, or nothing is left to score."""
+    """A model cannot be scored: its logits are not finite, or a score has no value."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A remedy that names the known word nearest to a misspelt one, or lists them all."""
+    """A remedy that names the known word nearest to a misspelt one, or lists them, the first of many."""
     words = sorted(known)
     close = get_close_matches(word, words, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else "known: " + ", ".join(map(repr, words))
+    more = f", ... ({len(words)} in all)" if len(words) > _LISTED else ""
+    return f"did you mean {close[0]!r}?" if close else "known: " + ", ".join(map(repr, words[:_LISTED])) + more

@@ -109,11 +109,19 @@ class Harness:
         if self._lm is not None and self._lm.tokenizer is tokenizer:
             self._lm.swap(model)
             return
-        if self.suite.apply_chat_template and not tokenizer.chat_template:
-            raise SuiteError("tokenizer has no chat template", remedy="set apply_chat_template to false")
+        self.check_template(tokenizer)
         with quiet():
             self._lm = _MemoizedLM(model, tokenizer, self.suite.batch_size, self.suite.max_length)
         self._requests.clear()
+
+    def check_template(self, tokenizer: Any) -> None:
+        """Raise SuiteError if the suite applies a chat template that the tokenizer does not have."""
+        if self.suite.apply_chat_template and not tokenizer.chat_template:
+            raise SuiteError(
+                "tokenizer has no chat template",
+                where=f"suite.apply_chat_template, {tokenizer.name_or_path}",
+                remedy="set apply_chat_template to false",
+            )
 
     def score(self, split: Split) -> Scores:
         """Score the bound model as it is now.
@@ -129,8 +137,8 @@ class Harness:
 
         Raises:
             RuntimeError: no model is bound.
-            ScoringError: the logits or a score are not finite, or a task has no documents in this split.
-            SuiteError: a task's prompts cannot be built.
+            ScoringError: the logits or a score are not finite.
+            SuiteError: a task's prompts cannot be built, or it has no documents in this split.
         """
         lm = self._lm
         if lm is None:
@@ -149,7 +157,12 @@ class Harness:
         if key not in self._requests:
             ids = task.documents[split]
             if not ids:
-                raise ScoringError("nothing to score", where=f"task {task.spec.name}", expected=f"{split} documents")
+                raise SuiteError(
+                    "split is empty",
+                    where=f"task {task.spec.name}",
+                    expected=f"{split} documents",
+                    remedy="change holdout.fraction",
+                )
             template = self.suite.apply_chat_template
             task.task.set_fewshot_seed(DEFAULT_OTHER_SEED)
             with no_bars(), as_suite_error("prompts cannot be built", f"task {task.spec.name}"):

@@ -89,7 +89,8 @@ def _entry(spec: TaskSpec, manager: TaskManager) -> Any:
     """The task's place in lm-eval's index: its `kind`, `yaml_path` and, with functions unresolved, its `cfg`."""
     entry = manager.task_index.get(spec.name)
     if entry is None:
-        raise SuiteError("unknown task", found=repr(spec.name), remedy=nearest(spec.name, manager.all_subtasks))
+        known = nearest(spec.name, manager.all_subtasks)
+        raise SuiteError("unknown task", where="suite.tasks", found=repr(spec.name), remedy=known)
     if entry.kind.name in ("GROUP", "TAG"):
         members = entry.cfg["task"] if entry.kind.name == "GROUP" else sorted(entry.tags)
         names = [member if isinstance(member, str) else str(member.get("task")) for member in members]
@@ -110,7 +111,17 @@ def _load_task(spec: TaskSpec, entry: Any, manager: TaskManager, suite: SuiteCon
         files = config.get("dataset_kwargs") or {}
         if "data_files" in files:
             files["data_files"] = _beside(entry.yaml_path.parent, files["data_files"])
-        task = manager.load([config])["tasks"][spec.name]
+        try:
+            task = manager.load([config])["tasks"][spec.name]
+        except StopIteration as error:  # of the JSON reader
+            raise SuiteError("split is empty", where=f"task {spec.name}", found="an empty data file") from error
+        except KeyError as error:
+            missing = error.args[0]
+            if missing not in {config.get(f"{kind}_split") for kind in ("training", "validation", "test", "fewshot")}:
+                raise
+            raise SuiteError(
+                "split is missing", where=f"task {spec.name}", found=repr(missing), remedy="name a split of its data"
+            ) from error
         count = len(task.eval_docs)
     known = known or _benchmark(spec, task.get_config, suite)
     for flag, what in (("UNSAFE_CODE", "runs generated code"), ("MULTIMODAL", "needs images or audio")):
@@ -237,19 +248,22 @@ def as_suite_error(what: str, where: str) -> Iterator[None]:
     except SuiteError:
         raise
     except Exception as error:
-        raise SuiteError(what, where=where, found=f"{type(error).__name__}: {error}") from error
+        cause = error.__cause__ or error  # datasets wraps what went wrong
+        raise SuiteError(what, where=where, found=f"{type(cause).__name__}: {cause}") from error
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """lm-eval warns about what is meant here, such as a model that is already in memory."""
-    logger = logging.getLogger("lm_eval")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """lm-eval warns about what is meant here, such as a model that is already in memory; datasets logs what it raises."""
+    levels = {"lm_eval": logging.ERROR, "datasets": logging.CRITICAL}
+    before = {name: logging.getLogger(name).level for name in levels}
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """One way from YAML data to a checked value: pydantic's first complaint becomes one line."""
 
+from types import NoneType
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -33,15 +34,17 @@ def validated(model: type[ModelT], data: Any, where: str, error: type[OneLineErr
             known = list(_known_keys(model, path[:-1]))
             remedy = nearest(str(path[-1]), known) if known else None
             raise error("unknown key", where=f"{where}: {key}", remedy=remedy) from invalid
-        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "refusal":  # what a validator of a recipe's part says
+            raise error(**{"where": f"{where}: {key}", **problem["ctx"]}) from invalid
+        message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
         if problem["type"] == "missing":
             raise error("key missing", where=f"{where}: {key}", remedy=f"add {key}") from invalid
-        found = problem["input"] if isinstance(problem["input"], (str, int, float, bool)) else None
+        found = problem["input"] if isinstance(problem["input"], (str, int, float, bool, NoneType)) else ...
         raise error(
             "not valid",
             where=f"{where}: {key}" if key else where,
             expected=message[0].lower() + message[1:],
-            found=None if found is None else repr(found),
+            found=None if found is ... else repr(found),
         ) from invalid
 
 

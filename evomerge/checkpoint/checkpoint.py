@@ -178,4 +178,9 @@ def _refuse_weights(folder: Path) -> None:
             found=others[0],
             remedy="convert it with save_pretrained of transformers",
         )
-    raise ModelError("weights missing", where=folder, expected=f"{WEIGHTS_FILE} or {INDEX_FILE}")
+    raise ModelError(
+        "weights missing",
+        where=folder,
+        expected=f"{WEIGHTS_FILE} or {INDEX_FILE}",
+        remedy="check that the folder is complete",
+    )

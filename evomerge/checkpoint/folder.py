@@ -29,9 +29,14 @@ def locate(path: str, revision: str | None, weight_files: Callable[[Path], Seque
         if revision is not None:
             raise ModelError("revision of a local folder", where=path, found=revision, remedy="leave the revision out")
         if not folder.is_dir():
-            raise ModelError("not a model folder", where=path, expected="a folder", found="a file")
+            raise ModelError("not a model folder", where=path, expected="a folder", found="a file", remedy="check the path")
         if not any(folder.iterdir()):
-            raise ModelError("empty model folder", where=path, expected="config.json and model.safetensors")
+            raise ModelError(
+                "empty model folder",
+                where=path,
+                expected="config.json and model.safetensors",
+                remedy="download the model or check the path",
+            )
         return folder
     if path.startswith((".", "/", "~")) or path.count("/") > 1:
         raise ModelError("model folder missing", where=path, remedy="check the path")
@@ -56,7 +61,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError:
         document = None
     if not isinstance(document, dict):
-        raise ModelError(f"{path.name} is damaged", where=path.parent, expected="a JSON object")
+        raise ModelError(
+            f"{path.name} is damaged", where=path.parent, expected="a JSON object", remedy="download or save it again"
+        )
     return document
 
 

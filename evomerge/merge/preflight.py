@@ -46,7 +46,7 @@ class Preflight:
         nbytes: size of the output's weights.
         dtype: of the output.
         tied: the output's head is its token embedding.
-        tokenizer: the model that gives the tokenizer's folder.
+        tokenizer: the folder of the output's tokenizer.
         warnings: what a user should know before merging.
     """
 

@@ -23,7 +23,7 @@ def resolve_device(name: str) -> torch.device:
     Raises:
         UsageError: there is no such device.
     """
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if name == "auto":
         return accelerator or torch.device("cpu")
     known = "auto, cpu" + (f", {accelerator.type}, {accelerator.type}:0 ..." if accelerator else "")

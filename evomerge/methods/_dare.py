@@ -1,6 +1,7 @@
 """Drop entries at random and rescale the rest.
 
-Which entries are dropped is a function of position: the same on any device, in any chunks, in any run.
+Which entries are dropped is a function of position: the same on any device, in any chunks, in any run. What is kept is
+divided by the density, as in the paper; mergekit restores the L1 norm instead, which comes to the same on average.
 
 References:
     Yu et al., Language models are super mario, arXiv 2311.03099.

@@ -62,14 +62,14 @@ def measure(base: Tensor, model: Tensor, device: torch.device) -> Magnitudes:
 def norm_ratio(base: Tensor, model: Tensor, threshold: float, device: torch.device) -> float:
     """L1 norm of the task vector over that of its entries not below the threshold; 1 if either is next to zero."""
     total = kept = 0.0
-    for magnitudes in _magnitudes(base, model, device):
+    for magnitudes in _magnitudes(base, model, device, to_sum=True):
         total += float(magnitudes.sum(dtype=accumulator(device)))
         kept += float(magnitudes[magnitudes >= threshold].sum(dtype=accumulator(device)))
     return total / kept if min(total, kept) >= 1e-7 else 1.0
 
 
-def _magnitudes(base: Tensor, model: Tensor, device: torch.device) -> Iterator[Tensor]:
-    for piece in chunks(base.numel(), device):
+def _magnitudes(base: Tensor, model: Tensor, device: torch.device, *, to_sum: bool = False) -> Iterator[Tensor]:
+    for piece in chunks(base.numel(), device, to_sum=to_sum):
         yield (fetch(model, piece, device) - fetch(base, piece, device)).abs_()
 
 

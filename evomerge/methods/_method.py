@@ -13,8 +13,8 @@ from evomerge.errors import RecipeError, nearest
 Kind = Literal["float", "int", "bool"]
 Value = float | int | bool
 
-# Temporaries of this many elements stay in a core's cache: 20 times the speed of whole tensors, seen. It is also the
-# most that torch gives to one thread.
+# For each thread: temporaries of this many elements stay in a core's cache, 20 times the speed of whole tensors, seen.
+# torch does not split an operation on fewer.
 _CPU_CHUNK = 1 << 15
 _ACCELERATOR_CHUNK = 1 << 22
 
@@ -150,12 +150,17 @@ def merged_chunks(method: Method, operands: Operands) -> Iterator[tuple[slice, T
         yield piece, method.combine(part, parts, coefficients, piece.start)
 
 
-def chunks(count: int, device: torch.device) -> Iterator[slice]:
+def chunks(count: int, device: torch.device, *, to_sum: bool = False) -> Iterator[slice]:
     """Slices that cover `count` elements in order; none crosses a multiple of 2**32.
 
-    Their size does not depend on the number of threads, and on the CPU one thread sums each: so do sums not, either.
+    Args:
+        count: number of elements.
+        device: where they are computed on.
+        to_sum: make the slices the same for any number of threads, so that sums over them are, too.
     """
-    size = _CPU_CHUNK if device.type == "cpu" else _ACCELERATOR_CHUNK
+    size = _ACCELERATOR_CHUNK
+    if device.type == "cpu":
+        size = _CPU_CHUNK if to_sum else _CPU_CHUNK << (torch.get_num_threads().bit_length() - 1)
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))
 

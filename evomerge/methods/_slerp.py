@@ -30,7 +30,7 @@ def measure(base: Tensor, model: Tensor, device: torch.device) -> Arc:
     """The arc between two flat tensors, each (n,), summed in float64 where the device has it."""
     wide = accumulator(device)
     square_base = square_model = dot = 0.0
-    for piece in chunks(base.numel(), device):
+    for piece in chunks(base.numel(), device, to_sum=True):
         x, y = fetch(base, piece, device).to(wide), fetch(model, piece, device).to(wide)
         square_base += float((x * x).sum())
         square_model += float((y * y).sum())

@@ -6,7 +6,7 @@ from time import perf_counter
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from evomerge.checkpoint import dtype_of, open_checkpoint
+from evomerge.checkpoint import chat_template, dtype_of, open_checkpoint
 from evomerge.config import ModelsConfig, WorkersConfig
 from evomerge.errors import OneLineError
 from evomerge.merge import LiveModel, Sources, StatisticsCache, make_plan, open_sources, resolve_device, stream
@@ -55,12 +55,12 @@ class Evaluator:
             if job.folder is None:
                 plan = make_plan(Recipe.from_yaml(job.recipe, job.name), self.checkpoints)
                 self.live.load(plan, stream(plan, self.sources, device=self.device, statistics=self.statistics))
-                model = self.live.model
+                self.harness.bind(self.live.model, self.tokenizer)
             else:
-                model = _loaded(job.folder, self.live.dtype, self.device)
+                _bind_checkpoint(self.harness, Path(job.folder), self.device)
             seconds["merge"] = perf_counter() - started
             started = perf_counter()
-            scores = self._score(model, job.split)
+            scores = self.harness.score(job.split)
             seconds["score"] = perf_counter() - started
         except (torch.OutOfMemoryError, MemoryError) as error:
             if self.device.type != "cpu":
@@ -72,10 +72,6 @@ class Evaluator:
             line = " ".join(str(error).split())
             return Outcome(seconds=seconds, reason=f"{type(error).__name__}: {line}")
         return Outcome(scores=scores, seconds=seconds)
-
-    def _score(self, model: torch.nn.Module, split: Split) -> Scores:
-        self.harness.bind(model, self.tokenizer)
-        return self.harness.score(split)
 
 
 def score_model(path: Path | str, suite: SuiteConfig, workers: WorkersConfig, split: Split) -> Scores:
@@ -97,13 +93,17 @@ def score_model(path: Path | str, suite: SuiteConfig, workers: WorkersConfig, sp
         plan = make_plan(recipe, checkpoints)
         live = LiveModel(plan.config, dtype=plan.out_dtype, device=device)
         live.load(plan, stream(plan, Sources(checkpoints, device), device=device, statistics=StatisticsCache()))
-        harness.bind(live.model, AutoTokenizer.from_pretrained(plan.tokenizer_folder))
+        tokenizer = AutoTokenizer.from_pretrained(plan.tokenizer_folder)
+        if recipe.chat_template is not None:
+            folders = [checkpoint.folder for checkpoint in checkpoints.values()]
+            tokenizer.chat_template = chat_template(recipe.chat_template, folders) or tokenizer.chat_template
+        harness.bind(live.model, tokenizer)
     else:
-        folder = open_checkpoint(ModelRef.parse(str(path))).folder
-        harness.bind(_loaded(folder, "auto", device), AutoTokenizer.from_pretrained(folder))
+        _bind_checkpoint(harness, open_checkpoint(ModelRef.parse(str(path))).folder, device)
     return harness.score(split)
 
 
-def _loaded(folder: Path | str, dtype: torch.dtype | str, device: torch.device) -> torch.nn.Module:
-    model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-    return model.to(device).eval()
+def _bind_checkpoint(harness: Harness, folder: Path, device: torch.device) -> None:
+    """Load a checkpoint and its tokenizer as whoever serves it would."""
+    model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    harness.bind(model.to(device).eval(), AutoTokenizer.from_pretrained(folder))

@@ -4,6 +4,7 @@ import torch
 
 from evomerge.methods import _magnitudes
 from evomerge.methods._magnitudes import measure, norm_ratio
+from evomerge.methods._slerp import measure as arc
 
 CPU = torch.device("cpu")
 
@@ -54,3 +55,18 @@ def test_norm_ratio_by_hand():
     base, model = torch.zeros(4), torch.tensor([1.0, -2.0, 3.0, -4.0])
     assert norm_ratio(base, model, 3.0, CPU) == pytest.approx(10 / 7)
     assert norm_ratio(base, base, 0.0, CPU) == 1.0
+
+
+@pytest.mark.parametrize("name", ["slerp", "ties"])
+def test_sums_do_not_depend_on_the_number_of_threads(name):
+    generator = torch.Generator().manual_seed(0)
+    base, model = (torch.randn(300_000, generator=generator) for _ in range(2))
+    threads = torch.get_num_threads()
+    found = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            found.append(arc(base, model, CPU) if name == "slerp" else norm_ratio(base, model, 0.7, CPU))
+    finally:
+        torch.set_num_threads(threads)
+    assert found[0] == found[1] == found[2]

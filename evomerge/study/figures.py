@@ -1,0 +1,176 @@
+"""Plots of a study, as Plotly figures whose ink suits a light and a dark page."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any, TypeVar
+
+import plotly.graph_objects as go
+
+from evomerge.study.document import BaselineDocument, CandidateDocument, ResultDocument, StudyDocument
+
+R = TypeVar("R", bound=ResultDocument)
+
+_FEASIBLE, _GREY, _BEST, _BASELINE = "#3b82c4", "#999999", "#2a9d63", "#e08e0b"
+_BOUND, _TEXT = "#d1495b", "#767676"
+_REFERENCES = ("#e08e0b", "#b565a7", "#17a2a2", "#8c6d31", "#7a68d8", "#c05a2c")
+_GRID = "rgba(128,128,128,0.22)"
+_STOPS = 32  # of a reference line: Plotly tells its name near its points only
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """A task of the suite and what its dev scores are held against.
+
+    Attributes:
+        name: the task.
+        metric: its metric; scores, references and bound are in its unit.
+        higher_is_better: None until something was scored.
+        weight: share in the objective.
+        gate: as in the suite, such as ">= 0.98 x best_parent"; None without one.
+        bound: the gate's, relative gates resolved; None without a gate or until the base and all parents are scored.
+        references: `base` and the parents -> score.
+    """
+
+    name: str
+    metric: str
+    higher_is_better: bool | None
+    weight: float
+    gate: str | None
+    bound: float | None
+    references: Mapping[str, float]
+
+
+def best_so_far(candidates: Iterable[CandidateDocument]) -> list[tuple[int, float]]:
+    """(number, highest objective of the feasible candidates up to it) for each scored one from the first feasible on.
+
+    Args:
+        candidates: by number.
+    """
+    line: list[tuple[int, float]] = []
+    best = -math.inf
+    for candidate in candidates:
+        if candidate.objective is not None:
+            if candidate.feasible:
+                best = max(best, candidate.objective)
+            if best > -math.inf:
+                line.append((candidate.number, best))
+    return line
+
+
+def objective_figure(study: StudyDocument) -> go.Figure:
+    """Every scored candidate by number, the best feasible one so far, and the baselines as lines."""
+    scored = [candidate for candidate in study.candidates if candidate.objective is not None]
+    last = _last(study)
+    top = best_result(study.baselines)
+    figure = _figure("objective on dev, higher is better", last)
+    others = [each for each in study.baselines if each.objective is not None and each is not top]
+    for index, baseline in enumerate(others):
+        style = {"color": _GREY, "width": 1, "dash": "dot"}
+        line = _level(baseline.objective, last, _label(baseline), style)
+        figure.add_trace(line.update(name="other baselines", legendgroup="others", showlegend=index == 0))
+    if top is not None:
+        line = _level(top.objective, last, _label(top), {"color": _BASELINE, "width": 2, "dash": "dash"})
+        figure.add_trace(line.update(name=escape(f"best baseline: {top.name}")))
+    _add_candidates(figure, [(candidate, candidate.objective, _label(candidate)) for candidate in scored])
+    line = best_so_far(study.candidates)
+    figure.add_trace(
+        go.Scatter(
+            name="best so far, feasible",
+            x=[number for number, _ in line],
+            y=[value for _, value in line],
+            mode="lines",
+            line={"color": _BEST, "width": 2.5, "shape": "hv"},
+            hoverinfo="skip",
+        )
+    )
+    if study.best is not None:
+        figure.add_trace(
+            go.Scatter(
+                name=f"to export: candidate {study.best.number}",
+                x=[study.best.number],
+                y=[study.best.objective],
+                mode="markers",
+                marker={"symbol": "star", "size": 15, "color": _BEST, "line": {"width": 1, "color": "#ffffff"}},
+                hoverinfo="skip",
+            )
+        )
+    return figure
+
+
+def task_figure(study: StudyDocument, task: TaskFacts) -> go.Figure:
+    """Every candidate's dev score on a task, the bound of its gate, the base and the parents as lines."""
+    last = _last(study)
+    direction = {None: "", True: ", higher is better", False: ", lower is better"}[task.higher_is_better]
+    figure = _figure(escape(task.metric) + direction, last)
+    for index, (model, score) in enumerate(task.references.items()):
+        style = {"color": _REFERENCES[index % len(_REFERENCES)], "width": 1.5, "dash": "dot"}
+        name = escape(model)
+        figure.add_trace(_level(score, last, f"{name}<br>{score:.4f}", style).update(name=name))
+    if task.bound is not None:
+        name = escape(f"gate {task.gate}")
+        style = {"color": _BOUND, "width": 2, "dash": "dash"}
+        figure.add_trace(_level(task.bound, last, f"{name}<br>{task.bound:.4f}", style).update(name=name))
+    scored = [(each, each.scores[task.name]) for each in study.candidates if task.name in each.scores]
+    _add_candidates(figure, [(each, y, f"{escape(task.name)} {y:.4f}<br>{_label(each)}") for each, y in scored])
+    return figure
+
+
+def best_result(results: Iterable[R]) -> R | None:
+    """The feasible one with the highest objective, the first among equals; None if there is none."""
+    feasible = (result for result in results if result.feasible)
+    return max(feasible, key=lambda result: result.objective or 0.0, default=None)
+
+
+def _add_candidates(figure: go.Figure, points: Sequence[tuple[CandidateDocument, float | None, str]]) -> None:
+    """Two traces of markers from (candidate, y, what it tells): the infeasible ones in grey, and the feasible ones."""
+    for feasible, name, marker in (
+        (False, "misses a gate", {"color": _GREY, "size": 7, "opacity": 0.75, "symbol": "x-thin-open"}),
+        (True, "feasible", {"color": _FEASIBLE, "size": 7}),
+    ):
+        of_kind = [point for point in points if point[0].feasible is feasible]
+        if of_kind:
+            candidates, y, text = zip(*of_kind, strict=True)
+            x = [candidate.number for candidate in candidates]
+            figure.add_trace(
+                go.Scatter(name=name, x=x, y=y, text=text, mode="markers", marker=marker, hoverinfo="text")
+            )
+
+
+def _label(result: CandidateDocument | BaselineDocument) -> str:
+    name = f"candidate {result.number}" if isinstance(result, CandidateDocument) else result.name
+    lines = [name, f"objective {result.objective:.4f}"]
+    missed = [task for task, cleared in result.gates.items() if not cleared]
+    return "<br>".join(map(escape, lines + ([f"misses {', '.join(missed)}"] if missed else [])))
+
+
+def _level(value: float | None, last: int, text: str, style: Mapping[str, Any]) -> go.Scatter:
+    """A horizontal line over all candidates."""
+    x = [last * stop / _STOPS for stop in range(_STOPS + 1)]
+    return go.Scatter(x=x, y=[value] * len(x), mode="lines", line=style, text=text, hoverinfo="text")
+
+
+def _last(study: StudyDocument) -> int:
+    return max(1, len(study.candidates) - 1)
+
+
+def _figure(y_title: str, last: int) -> go.Figure:
+    axis = {"gridcolor": _GRID, "linecolor": _GRID, "zeroline": False}
+    x_axis = {"title": {"text": "candidate", "font": {"size": 13}}, "range": [-0.03 * last, 1.03 * last]}
+    return go.Figure(
+        layout={
+            "template": "none",
+            "height": 420,
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "font": {"family": "system-ui, sans-serif", "size": 13, "color": _TEXT},
+            "margin": {"l": 64, "r": 32, "t": 12, "b": 48},
+            "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+            "modebar": {"orientation": "v", "bgcolor": "rgba(0,0,0,0)", "color": _GREY, "activecolor": _FEASIBLE},
+            "hovermode": "closest",
+            "dragmode": False,  # on a phone a finger scrolls the page
+            "xaxis": axis | x_axis | ({"dtick": 1} if last < 12 else {}),
+            "yaxis": axis | {"title": {"text": y_title, "font": {"size": 13}}},
+        }
+    )

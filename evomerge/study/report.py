@@ -1,0 +1,228 @@
+"""The report: one HTML file that shows a study and needs nothing else, no network and no evomerge."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+from pydantic import BaseModel, ValidationError
+
+from evomerge.errors import StudyError, SuiteError, UsageError
+from evomerge.recipe import Recipe
+from evomerge.study.document import (
+    BaselineDocument,
+    CandidateDocument,
+    FinalistDocument,
+    ResultDocument,
+    StudyDocument,
+    study_document,
+)
+from evomerge.study.figures import TaskFacts, best_result, objective_figure, task_figure
+from evomerge.study.folder import replace_file
+from evomerge.study.view import StudyView
+from fitness.gates import judge
+from fitness.suite import BASE, SuiteConfig
+
+SHOWN = 30  # candidates in the table of gates
+# named one by one: Plotly's own choice holds one that uploads the plot to its makers
+_BUTTONS = {
+    "displaylogo": False,
+    "modeBarButtons": [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
+    "showSendToCloud": False,
+    "responsive": True,
+}
+
+
+class _Models(BaseModel):
+    parents: tuple[Any, ...]
+
+
+class _Config(BaseModel):
+    """As much of a study's config as the report needs."""
+
+    models: _Models
+    suite: SuiteConfig
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the search was worth it, in words.
+
+    Attributes:
+        text: whole sentences.
+        good: the candidate to export beats every baseline that clears the gates.
+    """
+
+    text: str
+    good: bool
+
+
+def write_report(study: StudyView, path: Path | None = None) -> Path:
+    """Write the report of a study.
+
+    Args:
+        study: to show, as it is now.
+        path: of the HTML file, an older one is replaced; None: report.html in the study's folder.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        StudyError: the study is damaged.
+        UsageError: the file cannot be written.
+    """
+    path = study.folder.path / "report.html" if path is None else path
+    if path.is_dir():
+        raise UsageError("cannot write the report", where=path, expected="the name of a file", found="a folder")
+    content = report(study).encode()
+    try:
+        replace_file(path, content)
+    except OSError as error:
+        raise UsageError("cannot write the report", where=path, found=error.strerror) from error
+    return path
+
+
+def report(study: StudyView) -> str:
+    """The report as HTML. The same study gives the same text.
+
+    Raises:
+        StudyError: the study is damaged.
+    """
+    document = study_document(study)
+    tasks = task_facts(study, document)
+    jinja = Environment(
+        autoescape=True,
+        loader=FileSystemLoader(Path(__file__).parent),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    jinja.filters["number"] = lambda value: "–" if value is None else f"{value:.4f}"
+    return jinja.get_template("report.html.jinja").render(
+        study=document,
+        tasks=tasks,
+        recipe=None if document.best is None else study.candidate(document.best.number).recipe,
+        verdict=verdict(document),
+        ranked=ranked(document.candidates)[:SHOWN],
+        failures=failures(document),
+        benchmarks=study.notes().get("benchmarks", []),
+        environment=study.environment,
+        plotly=Markup(get_plotlyjs()),
+        objective_plot=_html(objective_figure(document), "objective"),
+        task_plots=[_html(task_figure(document, task), f"task-{index}") for index, task in enumerate(tasks)],
+    )
+
+
+def task_facts(study: StudyView, document: StudyDocument) -> tuple[TaskFacts, ...]:
+    """The suite's tasks, in its order, with the bounds of their gates on dev.
+
+    Raises:
+        StudyError: the study's config is not that of a search.
+    """
+    config, facts = _config(study), study.tasks()
+    references = {
+        each.name: each.scores for each in document.baselines if each.objective is not None and _is_source(each)
+    }
+    bounds: dict[str, float] = {}
+    # the best parent is not known before all are
+    if len(references) == 1 + len(config.models.parents):
+        bounds = {gate.task: gate.bound for gate in judge(references[BASE], config.suite, references)}
+    return tuple(
+        TaskFacts(
+            name=task.name,
+            metric=task.metric,
+            higher_is_better=facts[task.name]["higher_is_better"] if task.name in facts else None,
+            weight=task.weight,
+            gate=None if task.gate is None else str(task.gate),
+            bound=bounds.get(task.name),
+            references={model: scores[task.name] for model, scores in references.items()},
+        )
+        for task in config.suite.tasks
+    )
+
+
+def verdict(study: StudyDocument) -> Verdict:
+    """What became of the search: on holdout where the candidate to export was scored there, else on dev."""
+    best = study.best
+    if best is None:
+        where = " on holdout" if any(candidate.feasible for candidate in study.candidates) else ""
+        return Verdict(f"No candidate clears every gate{where}: there is nothing to export.", good=False)
+    on_holdout = next((each for each in study.finalists if each.number == best.number), None)
+    if on_holdout is not None:
+        return _compare(f"On holdout candidate {best.number}", on_holdout, _baselines(study.finalists))
+    compared = _compare(f"On dev candidate {best.number}", best, study.baselines)
+    return Verdict(f"{compared.text} It has not been scored on holdout.", compared.good)
+
+
+def ranked(candidates: Iterable[CandidateDocument]) -> list[CandidateDocument]:
+    """The scored candidates: feasible ones by objective, then the others by how far they miss their gates."""
+
+    def place(candidate: CandidateDocument) -> tuple[bool, float, float, int]:
+        missed = sum(max(0.0, miss) for miss in candidate.violations.values())
+        return (not candidate.feasible, missed, -(candidate.objective or 0.0), candidate.number)
+
+    return sorted((candidate for candidate in candidates if candidate.objective is not None), key=place)
+
+
+def failures(study: StudyDocument) -> dict[str, list[str]]:
+    """Reason -> the names of what failed for it, the most frequent reason first."""
+    rows: list[tuple[str, ResultDocument]] = [(f"candidate {each.number}", each) for each in study.candidates]
+    rows += [(f"baseline {each.name}", each) for each in study.baselines]
+    rows += [(f"{each.name} on holdout", each) for each in study.finalists]
+    by_reason: dict[str, list[str]] = {}
+    for name, result in rows:
+        if result.reason is not None:
+            by_reason.setdefault(result.reason, []).append(name)
+    return dict(sorted(by_reason.items(), key=lambda each: -len(each[1])))
+
+
+def _compare(subject: str, result: ResultDocument, baselines: Sequence[BaselineDocument | FinalistDocument]) -> Verdict:
+    if result.objective is None:
+        return Verdict(f"{subject} failed.", good=False)
+    top = best_result(baselines)
+    if not result.feasible:
+        text, good = f"{subject} misses {_missed(result)}.", False
+    elif top is None:
+        text, good = f"{subject} clears every gate with {result.objective:.4f}; no baseline does.", True
+    else:
+        against = f"{result.objective:.4f} against {top.objective:.4f} for {top.name}"
+        good = result.objective > (top.objective or 0.0)
+        claim = "beats every baseline that clears the gates" if good else "does not beat the best baseline"
+        text = f"{subject} {claim}: {against}."
+    for rival in baselines:
+        if rival.objective is not None and not rival.feasible and rival.objective >= result.objective:
+            text += f" {rival.name} reaches {rival.objective:.4f}, but misses {_missed(rival)}."
+    return Verdict(text, good)
+
+
+def _missed(result: ResultDocument) -> str:
+    names = [task for task, cleared in result.gates.items() if not cleared]
+    return f"the gate{'s' if len(names) > 1 else ''} of {', '.join(names)}"
+
+
+def _baselines(finalists: Iterable[FinalistDocument]) -> list[FinalistDocument]:
+    return [each for each in finalists if each.number is None]
+
+
+def _is_source(baseline: BaselineDocument) -> bool:
+    """Whether it is the base or a parent as it is, which gates may refer to."""
+    return Recipe.from_yaml(baseline.recipe).merge_method == "passthrough"
+
+
+def _config(study: StudyView) -> _Config:
+    try:
+        return _Config.model_validate(study.config)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = f"{study.folder.config}: {'.'.join(map(str, first['loc']))}"
+        raise StudyError("not the config of a search", where=where, found=first["msg"]) from error
+    except SuiteError as error:
+        raise StudyError("not the config of a search", where=study.folder.config, found=error) from error
+
+
+def _html(figure: Any, name: str) -> Markup:
+    # Plotly writes < and > in its JSON as \u003c and \u003e, so no name can end the script
+    return Markup(figure.to_html(config=_BUTTONS, include_plotlyjs=False, full_html=False, div_id=name))
