@@ -254,7 +254,7 @@ def as_suite_error(what: str, where: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """lm-eval warns about what is meant here, such as a model that is already in memory; datasets logs what it raises."""
+    """lm-eval warns about what is meant here, such as a model already in memory; datasets logs what it raises."""
     levels = {"lm_eval": logging.ERROR, "datasets": logging.CRITICAL}
     before = {name: logging.getLogger(name).level for name in levels}
     for name, level in levels.items():

@@ -29,7 +29,9 @@ def locate(path: str, revision: str | None, weight_files: Callable[[Path], Seque
         if revision is not None:
             raise ModelError("revision of a local folder", where=path, found=revision, remedy="leave the revision out")
         if not folder.is_dir():
-            raise ModelError("not a model folder", where=path, expected="a folder", found="a file", remedy="check the path")
+            raise ModelError(
+                "not a model folder", where=path, expected="a folder", found="a file", remedy="check the path"
+            )
         if not any(folder.iterdir()):
             raise ModelError(
                 "empty model folder",

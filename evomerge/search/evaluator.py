@@ -1,14 +1,19 @@
 """One live model and all that it takes to merge recipes into it and to score them. Knows nothing of Ray."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
+from typing import Any, cast
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from evomerge.checkpoint import chat_template, dtype_of, open_checkpoint
 from evomerge.config import ModelsConfig, WorkersConfig
-from evomerge.errors import OneLineError
+from evomerge.errors import ModelError, NonFiniteError, OneLineError
 from evomerge.merge import LiveModel, Sources, StatisticsCache, make_plan, open_sources, resolve_device, stream
 from evomerge.recipe import ModelRef, Recipe
 from evomerge.search.outcome import Job, Outcome, Split
@@ -44,7 +49,7 @@ class Evaluator:
         self.statistics = StatisticsCache()
         base = self.checkpoints[models.base.ref]
         self.live = LiveModel(base.config, dtype=dtype_of(models.dtype), device=self.device)
-        self.tokenizer = AutoTokenizer.from_pretrained(base.folder)
+        self.tokenizer = load_tokenizer(base.folder)
         self.harness = Harness(suite)
 
     def evaluate(self, job: Job) -> Outcome:
@@ -93,7 +98,7 @@ def score_model(path: Path | str, suite: SuiteConfig, workers: WorkersConfig, sp
         plan = make_plan(recipe, checkpoints)
         live = LiveModel(plan.config, dtype=plan.out_dtype, device=device)
         live.load(plan, stream(plan, Sources(checkpoints, device), device=device, statistics=StatisticsCache()))
-        tokenizer = AutoTokenizer.from_pretrained(plan.tokenizer_folder)
+        tokenizer = load_tokenizer(plan.tokenizer_folder)
         if recipe.chat_template is not None:
             folders = [checkpoint.folder for checkpoint in checkpoints.values()]
             tokenizer.chat_template = chat_template(recipe.chat_template, folders) or tokenizer.chat_template
@@ -105,5 +110,66 @@ def score_model(path: Path | str, suite: SuiteConfig, workers: WorkersConfig, sp
 
 def _bind_checkpoint(harness: Harness, folder: Path, device: torch.device) -> None:
     """Load a checkpoint and its tokenizer as whoever serves it would."""
-    model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
-    harness.bind(model.to(device).eval(), AutoTokenizer.from_pretrained(folder))
+    harness.bind(_load_model(folder).to(device).eval(), load_tokenizer(folder))
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer in a model's folder; code from there is never run.
+
+    Raises:
+        ModelError: it is missing or damaged.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # what the tokenizers library raises is a bare Exception
+        raise ModelError(
+            "tokenizer missing or damaged",
+            where=folder,
+            found=_first_line(error),
+            remedy="check that the folder is complete",
+        ) from error
+
+
+def _load_model(folder: Path) -> torch.nn.Module:
+    """transformers alone would fill what a checkpoint lacks with random numbers."""
+    with _quiet_transformers():
+        try:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder, dtype="auto", trust_remote_code=False, ignore_mismatched_sizes=True, output_loading_info=True
+            )
+        except Exception as error:  # every architecture and quantizer has its own
+            raise ModelError("model cannot be loaded", where=folder, found=_first_line(error)) from error
+    model, report = loaded
+    unfit = sorted({*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])})
+    if unfit:
+        raise ModelError(
+            "weights do not fit config.json",
+            where=folder,
+            expected=f"{unfit[0]} in the shape that config.json gives it",
+            found="none" if unfit[0] in report["missing_keys"] else "another shape",
+            remedy="download or save the model again",
+        )
+    for name, weight in model.named_parameters():
+        if weight.is_floating_point() and not weight.isfinite().all():
+            raise NonFiniteError(
+                "NaN or Inf in a model", where=f"{folder}: {name}", remedy="download or train the model again"
+            )
+    return cast(torch.nn.Module, model)
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Bars and reports of a load; what matters in them is raised."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.ERROR)
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

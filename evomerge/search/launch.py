@@ -8,22 +8,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from evomerge.checkpoint import open_checkpoint
+import torch
+
+from evomerge.checkpoint import dtype_of, open_checkpoint
 from evomerge.config import SearchConfig, resumed_config, search_config_of
 from evomerge.errors import NothingFeasibleError, OneLineError
 from evomerge.genome import Genome, ModelShape, short_names
-from evomerge.merge import make_plan
+from evomerge.merge import LiveModel, make_plan, preflight, resolve_device
 from evomerge.optimize import make_optimizer
 from evomerge.recipe import Recipe
 from evomerge.search.baselines import source_recipes, uniform_recipes
+from evomerge.search.evaluator import load_tokenizer
 from evomerge.search.finalists import choose_winner
 from evomerge.search.loop import Search
 from evomerge.search.progress import SearchProgress
 from evomerge.search.workers import WorkerPool
-from evomerge.study import Environment, Study, describe_environment
+from evomerge.study import Environment, Study, check_new, describe_environment
 from fitness.harness import Harness
 
 INTERRUPTED = 130
+NOWHERE = torch.device("meta")  # shapes without memory
 
 log = logging.getLogger(__name__)
 
@@ -39,16 +43,24 @@ class Ending:
 def launch(config: SearchConfig) -> Ending:
     """Start a study and search until its budget is used up.
 
-    Everything that can be known without an accelerator is checked before the study's folder is made.
+    Everything that can be known without an accelerator is checked before Ray starts, and the study's folder is made
+    once Ray has what the workers need.
 
     Raises:
         OneLineError: of the kind that fits; see `evomerge.errors`.
     """
+    check_new(config.study, config.runs_dir)
     environment, genome, harness = _preflight(config)
-    with Study.create(config.folder, config.model_dump(mode="json"), environment) as study:
+    for name, recipe in source_recipes(config.models).items():
+        preflight(Recipe.from_yaml(recipe, name))  # reads every tensor: NaN and Inf are found here
+    with (
+        _draining() as drain,
+        WorkerPool(config) as pool,
+        Study.create(config.folder, config.model_dump(mode="json"), environment) as study,
+    ):
         if harness.benchmarks:
             study.note("benchmarks", list(harness.benchmarks))
-        return _session(config, study, genome)
+        return _session(config, study, genome, pool, drain)
 
 
 def resume(folder: Path, overrides: Sequence[str] = ()) -> Ending:
@@ -67,13 +79,16 @@ def resume(folder: Path, overrides: Sequence[str] = ()) -> Ending:
         study.environment.require_same_models(environment)
         for difference in study.environment.differences(environment):
             log.warning("resumed with another %s", difference)
-        if overrides:
-            study.change_config(config.model_dump(mode="json"))
-        return _session(config, study, genome)
+        with _draining() as drain, WorkerPool(config) as pool:
+            if overrides:
+                study.change_config(config.model_dump(mode="json"))
+            return _session(config, study, genome, pool, drain)
 
 
 def _preflight(config: SearchConfig) -> tuple[Environment, Genome, Harness]:
     """Find what is wrong with models, tasks, gates and genome before anything is started."""
+    if config.workers.address is None:  # a cluster has devices that this machine has not
+        resolve_device(config.workers.device)
     models = config.models
     parents = [parent.ref for parent in models.parents]
     config.suite.check_references(short_names(parents))
@@ -90,12 +105,16 @@ def _preflight(config: SearchConfig) -> tuple[Environment, Genome, Harness]:
     )
     for name, recipe in (source_recipes(models) | uniform_recipes(models)).items():
         make_plan(Recipe.from_yaml(recipe, name), checkpoints)
-    make_plan(genome.recipe(genome.initial), checkpoints)
+    plan = make_plan(genome.recipe(genome.initial), checkpoints)
+    live = LiveModel(base.config, dtype=dtype_of(models.dtype), device=NOWHERE)
+    live.load(plan, ((each.name, torch.empty(each.shape, dtype=each.dtype, device=NOWHERE)) for each in plan.tensors))
     environment = describe_environment({str(ref): checkpoint for ref, checkpoint in checkpoints.items()})
-    return environment, genome, Harness(config.suite)
+    harness = Harness(config.suite)
+    harness.check_template(load_tokenizer(base.folder))
+    return environment, genome, harness
 
 
-def _session(config: SearchConfig, study: Study, genome: Genome) -> Ending:
+def _session(config: SearchConfig, study: Study, genome: Genome, pool: WorkerPool, drain: threading.Event) -> Ending:
     optimizer = make_optimizer(config.optimizer, initial=genome.initial, choices=genome.choices, seed=config.seed)
     done = sum(candidate.state != "running" for candidate in study.candidates())
     resumable = (
@@ -103,9 +122,7 @@ def _session(config: SearchConfig, study: Study, genome: Genome) -> Ending:
     )
     with (
         _logging_to(study.folder.path / "search.log"),
-        _draining() as drain,
         SearchProgress(config.budget.candidates, done) as progress,
-        WorkerPool(config) as pool,
     ):
         progress.say(f"study {study.name}: {genome.dimension} dimensions, {config.workers.count} workers")
         search = Search(config, study, genome, optimizer, pool, progress, drain.is_set)

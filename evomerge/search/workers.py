@@ -68,14 +68,22 @@ class WorkerPool:
 
     def __enter__(self) -> Self:
         workers = self.config.workers
-        ray.init(
-            address=workers.address,
-            num_cpus=None if workers.address else max(os.cpu_count() or 1, 1),
-            include_dashboard=None if workers.address else False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=False,
-        )
+        try:
+            ray.init(
+                address=workers.address,
+                num_cpus=None if workers.address else max(os.cpu_count() or 1, 1),
+                include_dashboard=None if workers.address else False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=False,
+            )
+        except (ConnectionError, TimeoutError, ValueError) as error:
+            raise ConfigError(
+                "no Ray cluster to work on",
+                where=f"workers.address={workers.address}",
+                found=_last_line(error),
+                remedy="start one with `ray start --head`, or leave workers.address out",
+            ) from error
         try:
             _require(workers, ray.cluster_resources())
             self._workers = [self._start() for _ in range(workers.count)]

@@ -1,6 +1,6 @@
 """Studies on disk: what was asked, what became of every candidate, and the recipe that won."""
 
-from evomerge.study.folder import study_folder
+from evomerge.study.folder import check_new, study_folder
 from evomerge.study.provenance import Environment, ModelFacts, describe_environment
 from evomerge.study.results import Baseline, Candidate, Finalist, Result
 from evomerge.study.store import MAX_ATTEMPTS, Study
@@ -16,6 +16,7 @@ __all__ = [
     "Result",
     "Study",
     "StudyView",
+    "check_new",
     "describe_environment",
     "study_folder",
 ]

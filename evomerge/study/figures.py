@@ -74,12 +74,12 @@ def objective_figure(study: StudyDocument) -> go.Figure:
         line = _level(top.objective, last, _label(top), {"color": _BASELINE, "width": 2, "dash": "dash"})
         figure.add_trace(line.update(name=escape(f"best baseline: {top.name}")))
     _add_candidates(figure, [(candidate, candidate.objective, _label(candidate)) for candidate in scored])
-    line = best_so_far(study.candidates)
+    so_far = best_so_far(study.candidates)
     figure.add_trace(
         go.Scatter(
             name="best so far, feasible",
-            x=[number for number, _ in line],
-            y=[value for _, value in line],
+            x=[number for number, _ in so_far],
+            y=[value for _, value in so_far],
             mode="lines",
             line={"color": _BEST, "width": 2.5, "shape": "hv"},
             hoverinfo="skip",
@@ -112,7 +112,7 @@ def task_figure(study: StudyDocument, task: TaskFacts) -> go.Figure:
         name = escape(f"gate {task.gate}")
         style = {"color": _BOUND, "width": 2, "dash": "dash"}
         figure.add_trace(_level(task.bound, last, f"{name}<br>{task.bound:.4f}", style).update(name=name))
-    scored = [(each, each.scores[task.name]) for each in study.candidates if task.name in each.scores]
+    scored = [(each, each.scores[task.name]) for each in study.candidates if each.objective is not None]
     _add_candidates(figure, [(each, y, f"{escape(task.name)} {y:.4f}<br>{_label(each)}") for each, y in scored])
     return figure
 

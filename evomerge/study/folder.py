@@ -107,6 +107,27 @@ def check_name(name: str) -> None:
         )
 
 
+def check_new(study: str, runs_dir: Path) -> None:
+    """Refuse a new study that could not be made, before anything is done for it. Nothing is written.
+
+    Raises:
+        ConfigError: the name is not allowed or is taken.
+        StudyError: `runs_dir` is not a folder that can be written.
+    """
+    check_name(study)
+    if os.path.lexists(runs_dir / study):
+        raise _taken(runs_dir / study)
+    place = next(folder for folder in (runs_dir, *runs_dir.parents) if folder.exists())
+    if not (place.is_dir() and os.access(place, os.W_OK)):
+        raise StudyError(
+            "study cannot be written",
+            where=runs_dir / study,
+            expected="a folder that can be written",
+            found=place,
+            remedy="choose another runs_dir",
+        )
+
+
 def study_folder(study: str, runs_dir: Path) -> Path:
     """The folder of a study that is given by name or by path.
 

@@ -147,6 +147,8 @@ def task_facts(study: StudyView, document: StudyDocument) -> tuple[TaskFacts, ..
 def verdict(study: StudyDocument) -> Verdict:
     """What became of the search: on holdout where the candidate to export was scored there, else on dev."""
     best = study.best
+    if all(candidate.objective is None for candidate in study.candidates):
+        return Verdict("No candidate has been scored yet.", good=False)
     if best is None:
         where = " on holdout" if any(candidate.feasible for candidate in study.candidates) else ""
         return Verdict(f"No candidate clears every gate{where}: there is nothing to export.", good=False)

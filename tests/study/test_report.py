@@ -224,12 +224,14 @@ def test_the_verdict_on_holdout_is_honest(night: Study, recorded: Add, baselines
 
 
 def test_the_verdict_without_holdout_or_without_a_winner(night: Study, recorded: Add, scores):
+    assert verdict(study_document(night)).text == "No candidate has been scored yet."
+    recorded(night, 0.9, violation=0.1)
     assert verdict(study_document(night)).text == "No candidate clears every gate: there is nothing to export."
     add_sources(night, scores)
     recorded(night, 0.5)
     on_dev = verdict(study_document(night))
     assert on_dev.text == (
-        "On dev candidate 0 does not beat the best baseline: 0.5000 against 0.8000 for x. "
+        "On dev candidate 1 does not beat the best baseline: 0.5000 against 0.8000 for x. "
         "It has not been scored on holdout."
     )
     assert not on_dev.good
@@ -239,7 +241,7 @@ def test_the_verdict_without_holdout_or_without_a_winner(night: Study, recorded:
 
 
 def test_an_empty_study_has_a_report_and_the_same_study_the_same(night: Study, recorded: Add):
-    assert "No candidate clears every gate" in Page(report(night)).text
+    assert "No candidate has been scored yet." in Page(report(night)).text
     recorded(night, 0.5)
     view = StudyView(night.folder.path)
     assert report(view) == report(view)
