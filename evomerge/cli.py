@@ -171,6 +171,12 @@ def _resume(options: argparse.Namespace) -> int:
 
 
 def _finish(ending: "Ending") -> int:
+    from evomerge.study import StudyView
+    from evomerge.study.document import study_document
+    from evomerge.study.table import ending_table
+
+    if ending.code == 0:
+        _print(*ending_table(study_document(StudyView(ending.folder))))
     print(ending.message)
     return ending.code
 

@@ -45,8 +45,8 @@ class Schedule:
 
 
 # The base saw six documents of last year for four of this year: it knows the questions, and last year's answer wins.
-# A short and gentle tuning is then enough for this year's. Longer or faster ones grow task vectors that interfere so much
-# that no weighting keeps all three skills.
+# A short and gentle tuning is then enough for this year's. Longer or faster ones grow task vectors that interfere so
+# much that no weighting keeps all three skills.
 _OLD_TO_NEW = (6, 4)
 _BASE = Schedule(steps=500, learning_rate=2e-3, batch_size=128, warmup=20, seed=0)
 _SPECIALISTS = {

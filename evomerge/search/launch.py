@@ -34,8 +34,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Ending:
-    """How a session ended: what to tell the user, and the exit code."""
+    """How a session ended: where the study lies, what to tell the user, and the exit code."""
 
+    folder: Path
     message: str
     code: int
 
@@ -117,9 +118,6 @@ def _preflight(config: SearchConfig) -> tuple[Environment, Genome, Harness]:
 def _session(config: SearchConfig, study: Study, genome: Genome, pool: WorkerPool, drain: threading.Event) -> Ending:
     optimizer = make_optimizer(config.optimizer, initial=genome.initial, choices=genome.choices, seed=config.seed)
     done = sum(candidate.state != "running" for candidate in study.candidates())
-    resumable = (
-        f"evomerge resume {study.name}" if config.runs_dir.name == "runs" else f"evomerge resume {config.folder}"
-    )
     with (
         _logging_to(study.folder.path / "search.log"),
         SearchProgress(config.budget.candidates, done) as progress,
@@ -133,9 +131,13 @@ def _session(config: SearchConfig, study: Study, genome: Genome, pool: WorkerPoo
             study.end()
             raise
     if winner is None:
-        return Ending(f"interrupted; everything so far is kept, go on with: {resumable}", INTERRUPTED)
+        return Ending(
+            study.folder.path,
+            f"interrupted, everything is kept; go on with: evomerge resume {study.folder.path}",
+            INTERRUPTED,
+        )
     study.end()
-    return Ending(f"candidate {winner.number} clears every gate: {study.folder.best}", 0)
+    return Ending(study.folder.path, f"the recipe of candidate {winner.number}: {study.folder.best}", 0)
 
 
 @contextmanager

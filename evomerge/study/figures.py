@@ -4,13 +4,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any, TypeVar
+from typing import Any
 
 import plotly.graph_objects as go
 
-from evomerge.study.document import BaselineDocument, CandidateDocument, ResultDocument, StudyDocument
-
-R = TypeVar("R", bound=ResultDocument)
+from evomerge.study.document import BaselineDocument, CandidateDocument, StudyDocument
+from evomerge.study.verdict import best_result
 
 _FEASIBLE, _GREY, _BEST, _BASELINE = "#3b82c4", "#999999", "#2a9d63", "#e08e0b"
 _BOUND, _TEXT = "#d1495b", "#767676"
@@ -115,12 +114,6 @@ def task_figure(study: StudyDocument, task: TaskFacts) -> go.Figure:
     scored = [(each, each.scores[task.name]) for each in study.candidates if each.objective is not None]
     _add_candidates(figure, [(each, y, f"{escape(task.name)} {y:.4f}<br>{_label(each)}") for each, y in scored])
     return figure
-
-
-def best_result(results: Iterable[R]) -> R | None:
-    """The feasible one with the highest objective, the first among equals; None if there is none."""
-    feasible = (result for result in results if result.feasible)
-    return max(feasible, key=lambda result: result.objective or 0.0, default=None)
 
 
 def _add_candidates(figure: go.Figure, points: Sequence[tuple[CandidateDocument, float | None, str]]) -> None:

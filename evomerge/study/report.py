@@ -1,7 +1,5 @@
 """The report: one HTML file that shows a study and needs nothing else, no network and no evomerge."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +12,13 @@ from evomerge.errors import StudyError, SuiteError, UsageError
 from evomerge.recipe import Recipe
 from evomerge.study.document import (
     BaselineDocument,
-    CandidateDocument,
-    FinalistDocument,
     ResultDocument,
     StudyDocument,
     study_document,
 )
-from evomerge.study.figures import TaskFacts, best_result, objective_figure, task_figure
+from evomerge.study.figures import TaskFacts, objective_figure, task_figure
 from evomerge.study.folder import replace_file
+from evomerge.study.verdict import ranked, verdict
 from evomerge.study.view import StudyView
 from fitness.gates import judge
 from fitness.suite import BASE, SuiteConfig
@@ -45,19 +42,6 @@ class _Config(BaseModel):
 
     models: _Models
     suite: SuiteConfig
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether the search was worth it, in words.
-
-    Attributes:
-        text: whole sentences.
-        good: the candidate to export beats every baseline that clears the gates.
-    """
-
-    text: str
-    good: bool
 
 
 def write_report(study: StudyView, path: Path | None = None) -> Path:
@@ -144,31 +128,6 @@ def task_facts(study: StudyView, document: StudyDocument) -> tuple[TaskFacts, ..
     )
 
 
-def verdict(study: StudyDocument) -> Verdict:
-    """What became of the search: on holdout where the candidate to export was scored there, else on dev."""
-    best = study.best
-    if all(candidate.objective is None for candidate in study.candidates):
-        return Verdict("No candidate has been scored yet.", good=False)
-    if best is None:
-        where = " on holdout" if any(candidate.feasible for candidate in study.candidates) else ""
-        return Verdict(f"No candidate clears every gate{where}: there is nothing to export.", good=False)
-    on_holdout = next((each for each in study.finalists if each.number == best.number), None)
-    if on_holdout is not None:
-        return _compare(f"On holdout candidate {best.number}", on_holdout, _baselines(study.finalists))
-    compared = _compare(f"On dev candidate {best.number}", best, study.baselines)
-    return Verdict(f"{compared.text} It has not been scored on holdout.", compared.good)
-
-
-def ranked(candidates: Iterable[CandidateDocument]) -> list[CandidateDocument]:
-    """The scored candidates: feasible ones by objective, then the others by how far they miss their gates."""
-
-    def place(candidate: CandidateDocument) -> tuple[bool, float, float, int]:
-        missed = sum(max(0.0, miss) for miss in candidate.violations.values())
-        return (not candidate.feasible, missed, -(candidate.objective or 0.0), candidate.number)
-
-    return sorted((candidate for candidate in candidates if candidate.objective is not None), key=place)
-
-
 def failures(study: StudyDocument) -> dict[str, list[str]]:
     """Reason -> the names of what failed for it, the most frequent reason first."""
     rows: list[tuple[str, ResultDocument]] = [(f"candidate {each.number}", each) for each in study.candidates]
@@ -179,34 +138,6 @@ def failures(study: StudyDocument) -> dict[str, list[str]]:
         if result.reason is not None:
             by_reason.setdefault(result.reason, []).append(name)
     return dict(sorted(by_reason.items(), key=lambda each: -len(each[1])))
-
-
-def _compare(subject: str, result: ResultDocument, baselines: Sequence[BaselineDocument | FinalistDocument]) -> Verdict:
-    if result.objective is None:
-        return Verdict(f"{subject} failed.", good=False)
-    top = best_result(baselines)
-    if not result.feasible:
-        text, good = f"{subject} misses {_missed(result)}.", False
-    elif top is None:
-        text, good = f"{subject} clears every gate with {result.objective:.4f}; no baseline does.", True
-    else:
-        against = f"{result.objective:.4f} against {top.objective:.4f} for {top.name}"
-        good = result.objective > (top.objective or 0.0)
-        claim = "beats every baseline that clears the gates" if good else "does not beat the best baseline"
-        text = f"{subject} {claim}: {against}."
-    for rival in baselines:
-        if rival.objective is not None and not rival.feasible and rival.objective >= result.objective:
-            text += f" {rival.name} reaches {rival.objective:.4f}, but misses {_missed(rival)}."
-    return Verdict(text, good)
-
-
-def _missed(result: ResultDocument) -> str:
-    names = [task for task, cleared in result.gates.items() if not cleared]
-    return f"the gate{'s' if len(names) > 1 else ''} of {', '.join(names)}"
-
-
-def _baselines(finalists: Iterable[FinalistDocument]) -> list[FinalistDocument]:
-    return [each for each in finalists if each.number is None]
 
 
 def _is_source(baseline: BaselineDocument) -> bool:

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evomerge.study.document import CandidateDetail, ResultDocument, StudyDocument, StudyEntry, StudySummary
+from evomerge.study.verdict import ranked, verdict
 
 SHOWN = 15  # candidates that the table of a study holds
 
@@ -26,51 +27,47 @@ def studies_table(entries: Iterable[StudyEntry]) -> Table:
 
 
 def study_table(study: StudyDocument) -> Sequence[RenderableType]:
-    """The study, its baselines, its best candidates, and the finalists on holdout."""
-    ranked = sorted(study.candidates, key=_order)
-    tasks = list(dict.fromkeys(task for row in (*study.baselines, *ranked) for task in row.scores))
-    dev = Table("dev", *tasks, "objective", "gates", box=None)
-    for baseline in study.baselines:
-        _add(dev, baseline.name, tasks, baseline)
-    dev.add_section()
-    for candidate in ranked[:SHOWN]:
-        _add(dev, f"candidate {candidate.number}", tasks, candidate)
+    """The study: baselines and best candidates on dev, then `ending_table`."""
+    best = ranked(study.candidates)
+    rows: list[tuple[str, ResultDocument]] = [(baseline.name, baseline) for baseline in study.baselines]
+    rows += [(f"candidate {candidate.number}", candidate) for candidate in best[:SHOWN]]
     failed = sum(candidate.state == "failed" for candidate in study.candidates)
     feasible = sum(candidate.feasible for candidate in study.candidates)
     head = f"{study.study}: {study.state}, {len(study.candidates)} candidates, {feasible} feasible, {failed} failed"
-    parts: list[RenderableType] = [Text(f"{head}, {study.hours:.2f} h", style="bold"), dev]
-    if study.finalists:
-        holdout = Table("holdout", *tasks, "objective", "gates", box=None)
-        for finalist in study.finalists:
-            name = finalist.name if finalist.number is None else f"candidate {finalist.number}"
-            _add(holdout, name, tasks, finalist)
-        parts.append(holdout)
-    return parts
+    return [Text(f"{head}, {study.hours:.2f} h", style="bold"), _table("dev", rows), *ending_table(study)]
+
+
+def ending_table(study: StudyDocument) -> Sequence[RenderableType]:
+    """Baselines and finalists on holdout, where they have met it, and the verdict."""
+    rows = [
+        (finalist.name if finalist.number is None else f"candidate {finalist.number}", finalist)
+        for finalist in study.finalists
+    ]
+    return [*([_table("holdout", rows)] if rows else []), Text(verdict(study).text)]
 
 
 def candidate_table(candidate: CandidateDetail) -> Sequence[RenderableType]:
     """A candidate's scores on dev and holdout, and its recipe."""
-    tasks = list(candidate.scores)
-    table = Table(f"candidate {candidate.number}", *tasks, "objective", "gates", box=None)
-    _add(table, f"dev ({candidate.state})", tasks, candidate)
+    rows: list[tuple[str, ResultDocument]] = [(f"dev ({candidate.state})", candidate)]
     if candidate.holdout is not None:
-        _add(table, "holdout", tasks, candidate.holdout)
-    return [table, Syntax(candidate.recipe, "yaml", background_color="default")]
+        rows.append(("holdout", candidate.holdout))
+    recipe = Syntax(candidate.recipe, "yaml", background_color="default")
+    return [_table(f"candidate {candidate.number}", rows), recipe]
 
 
-def _order(result: ResultDocument) -> tuple[bool, bool, float, float]:
-    """Feasible ones by objective, then the others by their miss; failed and running ones last."""
-    missed = sum(max(0.0, miss) for miss in result.violations.values())
-    return (result.objective is None, not result.feasible, missed, -(result.objective or 0.0))
-
-
-def _add(table: Table, name: str, tasks: Sequence[str], result: ResultDocument) -> None:
-    if result.objective is None:
-        table.add_row(Text(name), *["-"] * (len(tasks) + 1), Text(result.reason or "running"))
-        return
-    cells = [_score(task, result.scores, result.gates) for task in tasks]
-    cleared = f"{sum(result.gates.values())}/{len(result.gates)}"
-    table.add_row(Text(name), *cells, f"{result.objective:.4f}", Text(cleared, "green" if result.feasible else "red"))
+def _table(title: str, rows: Sequence[tuple[str, ResultDocument]]) -> Table:
+    """One row for each result: its score on each task, its objective, and how many gates it clears."""
+    tasks = list(dict.fromkeys(task for _, result in rows for task in result.scores))
+    table = Table(title, *tasks, "objective", "gates", box=None)
+    for name, result in rows:
+        if result.objective is None:
+            table.add_row(Text(name), *["-"] * (len(tasks) + 1), Text(result.reason or "running"))
+            continue
+        cells = [_score(task, result.scores, result.gates) for task in tasks]
+        cleared = f"{sum(result.gates.values())}/{len(result.gates)}"
+        style = "green" if result.feasible else "red"
+        table.add_row(Text(name), *cells, f"{result.objective:.4f}", Text(cleared, style))
+    return table
 
 
 def _score(task: str, scores: Mapping[str, float], gates: Mapping[str, bool]) -> Text:

@@ -85,7 +85,7 @@ def test_a_resolved_config_survives_yaml(config_dir):
         ("budget.hours=inf", "finite"),
         ("workers.count=0", "greater than or equal to 1"),
         ("genome=tise", "did you mean 'ties'?"),
-        ("models.parents=[org/a,org/a]", "named twice"),
+        ("models.parents=[org/a,org/a]", "parent given twice"),
         ("models.parents=[]", "at least 1 item"),
         ("models.dtype=float12", "float12"),
         ("seed=many", "valid integer"),

@@ -1,3 +1,4 @@
+import itertools
 import json
 
 import pytest
@@ -52,7 +53,7 @@ def test_refunds_turn_once_with_time():
         _, item, _, _, _, condition, _ = document.prompt.split()
         runs.setdefault((item, condition), []).append(document.answer)
     assert all(len(answers) == 100 for answers in runs.values())
-    changes = [sum(a != b for a, b in zip(answers, answers[1:], strict=False)) for answers in runs.values()]
+    changes = [sum(a != b for a, b in itertools.pairwise(answers)) for answers in runs.values()]
     assert max(changes) == 1
 
 

@@ -68,7 +68,7 @@ def test_tokenizer_round_trips():
     tokens = tokenizer(texts)["input_ids"]
     assert max(map(len, tokens)) <= 24
     assert tokenizer.batch_decode(tokens) == texts
-    foreign = "Größe 5½ – 靴\n"
+    foreign = "Größe 5½ 靴\n"
     assert tokenizer.decode(tokenizer(foreign)["input_ids"]) == foreign
 
 

@@ -36,7 +36,7 @@ def without_lm_evals_own_tasks(monkeypatch, task_folder):
     [
         (
             {"name": "chioce", "metric": "acc"},
-            "unknown task: found 'chioce'; did you mean 'choice'?",
+            "unknown task (suite.tasks): found 'chioce'; did you mean 'choice'?",
         ),
         (
             {"name": "choice", "metric": "f1"},
@@ -223,7 +223,7 @@ def test_scoring_before_binding(task_folder):
 def test_nothing_to_score_without_a_holdout(task_folder, model, tokenizer):
     harness = load(task_folder, GEN, holdout={"fraction": 0})
     harness.bind(model, tokenizer)
-    with pytest.raises(ScoringError, match=r"nothing to score .*expected holdout documents"):
+    with pytest.raises(SuiteError, match=r"split is empty .*expected holdout documents"):
         harness.score("holdout")
 
 

@@ -11,7 +11,8 @@ from evomerge.errors import StudyError
 from evomerge.study import Candidate, Result, Study, StudyView
 from evomerge.study.document import FinalistDocument, StudyDocument, study_document
 from evomerge.study.figures import best_so_far, objective_figure, task_figure
-from evomerge.study.report import failures, ranked, report, task_facts, verdict, write_report
+from evomerge.study.report import failures, report, task_facts, write_report
+from evomerge.study.verdict import ranked, verdict
 
 Add = Callable[..., Candidate]
 
