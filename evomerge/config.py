@@ -179,7 +179,10 @@ def resumed_config(config: SearchConfig, overrides: Sequence[str]) -> SearchConf
                 expected="budget.<key> or workers.<key>",
                 remedy="start a new study for anything else",
             )
-    changes = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
+    try:
+        changes = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
+    except yaml.YAMLError as error:
+        raise ConfigError("override cannot be read", where=" ".join(overrides), found=error) from error
     merged = OmegaConf.to_container(OmegaConf.merge(config.model_dump(mode="json"), changes))
     assert isinstance(merged, dict)
     return search_config_of({str(key): value for key, value in merged.items()}, "override")

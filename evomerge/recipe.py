@@ -250,6 +250,8 @@ class Recipe(Part):
             mark = getattr(error, "problem_mark", None)
             place = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
             raise RecipeError(f"not valid YAML: {getattr(error, 'problem', error)}", where=place) from None
+        except (ValueError, RecursionError) as error:  # of a date or a tagged number that is none; of deep nesting
+            raise RecipeError("not valid YAML", where=where, found=error) from None
         return cls.from_document(document, where)
 
     @classmethod

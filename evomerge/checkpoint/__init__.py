@@ -1,7 +1,7 @@
 """Checkpoints: lazy reads by header, LoRA adapters, tokenizers, and an atomic writer in shards."""
 
 from evomerge.checkpoint.card import model_card
-from evomerge.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from evomerge.checkpoint.checkpoint import DEPTH_KEYS, Checkpoint, open_checkpoint
 from evomerge.checkpoint.dtypes import dtype_name, dtype_of
 from evomerge.checkpoint.layers import layer_of, rename_layer
 from evomerge.checkpoint.shard import TensorHeader
@@ -9,6 +9,7 @@ from evomerge.checkpoint.tokenizer import chat_template, vocabulary
 from evomerge.checkpoint.writer import parse_size, write_checkpoint
 
 __all__ = [
+    "DEPTH_KEYS",
     "Checkpoint",
     "TensorHeader",
     "chat_template",

@@ -19,7 +19,7 @@ from evomerge.recipe import ModelRef
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
-_DEPTH_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+DEPTH_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
 
 class Checkpoint:
@@ -81,7 +81,7 @@ class Checkpoint:
     def num_layers(self) -> int:
         """Number of layers, from config.json, or from the tensor names where it does not say."""
         for config in (self.config, self.config.get("text_config") or {}):
-            for key in _DEPTH_KEYS:
+            for key in DEPTH_KEYS:
                 if isinstance(config.get(key), int):
                     return int(config[key])
         return 1 + max((layer for layer in map(layer_of, self.headers) if layer is not None), default=-1)

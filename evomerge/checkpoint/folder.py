@@ -24,15 +24,21 @@ def locate(path: str, revision: str | None, weight_files: Callable[[Path], Seque
     Raises:
         ModelError: no such folder, repository or revision, or it cannot be fetched.
     """
-    folder = Path(path).expanduser()
-    if folder.exists():
+    try:
+        folder = Path(path).expanduser()
+        found = sorted(folder.iterdir()) if folder.is_dir() else None
+        exists = folder.exists()
+    except (OSError, RuntimeError) as error:  # no permission, a name too long; no such home
+        reason = getattr(error, "strerror", None) or error
+        raise ModelError("cannot read the model folder", where=path, found=reason, remedy="check the path") from None
+    if exists:
         if revision is not None:
             raise ModelError("revision of a local folder", where=path, found=revision, remedy="leave the revision out")
-        if not folder.is_dir():
+        if found is None:
             raise ModelError(
                 "not a model folder", where=path, expected="a folder", found="a file", remedy="check the path"
             )
-        if not any(folder.iterdir()):
+        if not found:
             raise ModelError(
                 "empty model folder",
                 where=path,

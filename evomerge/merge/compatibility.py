@@ -47,7 +47,7 @@ def check_architectures(reference: Checkpoint, others: Sequence[Checkpoint]) -> 
     """
     warnings = []
     for checkpoint in (reference, *others):
-        if "quantization_config" in checkpoint.config:
+        if checkpoint.config.get("quantization_config") is not None:
             raise ModelError(
                 "quantized model", where=checkpoint.ref, expected="floating-point weights", remedy="dequantize it first"
             )
@@ -82,7 +82,7 @@ def check_vocabularies(recipe: Recipe, reference: Checkpoint, others: Sequence[C
     donor = _donor(recipe, reference, others)
     expected = _digest(donor)
     warnings = []
-    for checkpoint in others:
+    for checkpoint in (reference, *others):
         found = _digest(checkpoint)
         if found is None or expected is None:
             if checkpoint.ref != donor.ref:

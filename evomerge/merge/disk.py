@@ -5,14 +5,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from evomerge.checkpoint import TensorHeader, chat_template, model_card, parse_size, write_checkpoint
+from evomerge.checkpoint import TensorHeader, model_card, parse_size, write_checkpoint
 from evomerge.merge.plan import make_plan, open_sources
 from evomerge.merge.residency import Sources, resolve_device
 from evomerge.merge.statistics import StatisticsCache
 from evomerge.merge.stream import stream
 from evomerge.recipe import Recipe
 
-_RELEASE_EVERY = 1 << 28  # bytes written between givings back of mapped source pages
+_RELEASE_EVERY = 1 << 26  # bytes written between givings back of mapped source pages
 
 
 def merge_to_disk(
@@ -49,7 +49,7 @@ def merge_to_disk(
 
     def tensors() -> Iterator[tuple[str, Tensor]]:
         done = released = 0
-        for name, tensor in stream(plan, sources, device=where, statistics=StatisticsCache()):
+        for name, tensor in stream(plan, sources, device=where, statistics=StatisticsCache(keep=False)):
             yield name, tensor.cpu()
             done += tensor.nbytes
             if done - released >= _RELEASE_EVERY:
@@ -58,7 +58,6 @@ def merge_to_disk(
             if progress is not None:
                 progress(done, total)
 
-    folders = [checkpoint.folder for checkpoint in checkpoints.values()]
     write_checkpoint(
         Path(out),
         tensors(),
@@ -67,5 +66,5 @@ def merge_to_disk(
         tokenizer_from=plan.tokenizer_folder,
         max_shard_size=shard_bytes,
         card=model_card(recipe, Path(out).name, {ref: each.licence for ref, each in checkpoints.items()}),
-        chat_template=recipe.chat_template and chat_template(recipe.chat_template, folders),
+        chat_template=plan.chat_template,
     )

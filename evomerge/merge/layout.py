@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from evomerge.checkpoint import Checkpoint, layer_of, rename_layer
+from evomerge.checkpoint import DEPTH_KEYS, Checkpoint, layer_of, rename_layer
 from evomerge.errors import ModelError
-
-DEPTH_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
 Layer = Mapping[str, str]  # the name a tensor has in layer 0 -> its name in this layer
 

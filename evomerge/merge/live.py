@@ -69,8 +69,12 @@ class LiveModel:
 
     def _take_generation_config(self, folder: Path) -> None:
         """Generate as a checkpoint on disk would, which gets the generation config of this folder."""
-        if folder != self._generation_from and (folder / "generation_config.json").exists():
+        if folder == self._generation_from:
+            return
+        if (folder / "generation_config.json").exists():
             self.model.generation_config = GenerationConfig.from_pretrained(folder)
+        else:
+            self.model.generation_config = GenerationConfig.from_model_config(self.model.config)
         self._generation_from = folder
 
     def _write(self, name: str, tensor: Tensor, written: set[int]) -> None:
@@ -108,12 +112,14 @@ class LiveModel:
                 model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
                     described, dtype=self.dtype, trust_remote_code=False
                 )
-        except (KeyError, ValueError) as error:
+        except (torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception as error:  # a config that is damaged fails anywhere in transformers, in any way
             raise ModelError(
                 "no live model for this config",
                 where=f"model_type {kind!r}",
                 expected="a causal language model of transformers",
-                found=str(error).splitlines()[0],
+                found=" ".join(str(error).split()) or type(error).__name__,
                 remedy="merge to disk instead",
             ) from None
         model.tie_weights()

@@ -12,13 +12,22 @@ from typing import Any
 
 import torch
 
-from evomerge.checkpoint import Checkpoint, TensorHeader, dtype_name, dtype_of, layer_of, open_checkpoint, rename_layer
+from evomerge.checkpoint import (
+    Checkpoint,
+    TensorHeader,
+    chat_template,
+    dtype_name,
+    dtype_of,
+    layer_of,
+    open_checkpoint,
+    rename_layer,
+)
 from evomerge.errors import ModelError, RecipeError
 from evomerge.merge.compatibility import check_architectures, check_vocabularies
-from evomerge.merge.layout import depth_key
+from evomerge.merge.layout import depth_key, layout_of
 from evomerge.merge.runs import Input, Run, check_parameter_names, runs_of
 from evomerge.methods import Method, Parameter, Value, get_method
-from evomerge.recipe import ModelRef, Recipe
+from evomerge.recipe import DTYPES, ModelRef, Recipe
 from evomerge.recipe import parameter as setting
 
 
@@ -70,6 +79,7 @@ class MergePlan:
         config: config.json of the output.
         out_dtype: dtype of the output's floating tensors; a recipe without a dtype keeps that of each tensor.
         tokenizer_folder: where the output's tokenizer is.
+        chat_template: what the output has instead of its tokenizer's own; None keeps that.
         tied: the output embedding is the token embedding, and is not among `tensors`.
         warnings: what a user should know, in the order found.
     """
@@ -80,6 +90,7 @@ class MergePlan:
     config: Mapping[str, Any]
     out_dtype: torch.dtype
     tokenizer_folder: Path
+    chat_template: str | None
     tied: bool
     warnings: tuple[str, ...]
 
@@ -126,6 +137,7 @@ def make_plan(recipe: Recipe, checkpoints: Mapping[ModelRef, Checkpoint]) -> Mer
         config=_config(reference, runs, out_dtype, tied=all(ties)),
         out_dtype=out_dtype,
         tokenizer_folder=tokenizer_folder,
+        chat_template=_chat_template(recipe, models),
         tied=all(ties),
         warnings=tuple(warnings),
     )
@@ -153,7 +165,7 @@ class _Planner:
             offset += run.depth
         yield from self._outside(last, [entry.layout.after for entry in last.inputs])
         if not tied:
-            yield self._head(last)
+            yield self._head(first, last)
 
     def _outside(self, run: Run, names: list[tuple[str, ...]]) -> Iterator[TensorPlan]:
         _check_same(run, [{name: name for name in each} for each in names])
@@ -170,8 +182,11 @@ class _Planner:
             for relative, name in layers[run.lead].items():
                 yield self._tensor(run, [layer[relative] for layer in layers], t, rename_layer(name, offset + index))
 
-    def _head(self, run: Run) -> TensorPlan:
-        """The output embedding; a model that ties it gives its token embedding."""
+    def _head(self, first: Run, run: Run) -> TensorPlan:
+        """The output embedding, under the name that the first untied model has for it.
+
+        A model that ties it gives its token embedding; filters know that by the output's name, too.
+        """
         names = []
         for entry in run.inputs:
             name = entry.layout.embedding if entry.layout.tied else entry.layout.head
@@ -180,11 +195,14 @@ class _Planner:
                     "tensor missing", where=entry.ref, expected="a token embedding, as it is also the head"
                 )
             names.append(name)
-        output = next(name for name, entry in zip(names, run.inputs, strict=True) if not entry.layout.tied)
-        return self._tensor(run, names, 0.0, output)
+        heads = (entry.layout.head for entry in (*run.inputs, *first.inputs) if not entry.layout.tied)
+        output = next(name for name in heads if name is not None)
+        return self._tensor(run, names, 0.0, output, filtered=[output] * len(names))
 
-    def _tensor(self, run: Run, names: list[str], t: float, output: str) -> TensorPlan:
-        """The plan of one tensor, given its name in each of the run's inputs."""
+    def _tensor(
+        self, run: Run, names: list[str], t: float, output: str, *, filtered: list[str] | None = None
+    ) -> TensorPlan:
+        """The plan of one tensor, given its name in each of the run's inputs, and what filters know these by, if not that."""
         headers = [entry.checkpoint.headers[name] for entry, name in zip(run.inputs, names, strict=True)]
         _check_headers(run, headers)
         dtype = headers[0].dtype
@@ -192,14 +210,14 @@ class _Planner:
             dtype = torch.promote_types(dtype, header.dtype)
         if self._dtype is not None and dtype.is_floating_point:
             dtype = self._dtype
-        others = list(zip(run.inputs, names, strict=True))
+        others = list(zip(run.inputs, names, filtered or names, strict=True))
         base = None
         if run.has_base:
-            entry, name = others.pop(run.lead)
+            entry, name, _ = others.pop(run.lead)
             base = Source(entry.ref, name)
         shared = {parameter.name: _value(parameter, output, t, run, None) for parameter in self._shared}
         each = {
-            parameter.name: tuple(_value(parameter, name, t, run, entry) for entry, name in others)
+            parameter.name: tuple(_value(parameter, known, t, run, entry) for entry, _, known in others)
             for parameter in self._per_model
         }
         if self._check is not None:
@@ -209,8 +227,8 @@ class _Planner:
             shape=headers[0].shape,
             dtype=dtype,
             base=base,
-            models=tuple(Source(entry.ref, name) for entry, name in others),
-            numbers=tuple(self._numbers.get(entry.ref, 0) for entry, _ in others),
+            models=tuple(Source(entry.ref, name) for entry, name, _ in others),
+            numbers=tuple(self._numbers.get(entry.ref, 0) for entry, _, _ in others),
             shared=shared,
             each=each,
         )
@@ -267,11 +285,18 @@ def _check_headers(run: Run, headers: Sequence[TensorHeader]) -> None:
             )
 
 
+def _chat_template(recipe: Recipe, models: Sequence[Checkpoint]) -> str | None:
+    if recipe.chat_template is None:
+        return None
+    return chat_template(recipe.chat_template, [checkpoint.folder for checkpoint in models])
+
+
 def _out_dtype(recipe: Recipe, reference: Checkpoint, tensors: tuple[TensorPlan, ...]) -> torch.dtype:
-    """The recipe's dtype, or the config's, or the widest of the tensors."""
-    name = recipe.out_dtype or recipe.dtype or reference.config.get("dtype") or reference.config.get("torch_dtype")
-    if name is not None:
-        return dtype_of(name)
+    """The recipe's dtype, or the config's if it names one, or the widest of the tensors."""
+    config = reference.config
+    for name in (recipe.out_dtype, recipe.dtype, config.get("dtype"), config.get("torch_dtype")):
+        if isinstance(name, str) and name.removeprefix("torch.") in DTYPES:
+            return dtype_of(name)
     dtypes = [tensor.dtype for tensor in tensors if tensor.dtype.is_floating_point]
     return reduce(torch.promote_types, dtypes, torch.float16) if dtypes else torch.float32
 
@@ -281,8 +306,8 @@ def _config(reference: Checkpoint, runs: tuple[Run, ...], out_dtype: torch.dtype
     config = dict(reference.config)
     dtype_keys = [key for key in ("dtype", "torch_dtype") if key in config] or ["dtype"]
     config |= {key: dtype_name(out_dtype) for key in dtype_keys}
-    if not tied and config.get("tie_word_embeddings", False):
-        config["tie_word_embeddings"] = False
+    if tied != layout_of(reference).tied:
+        config["tie_word_embeddings"] = tied
     if all(entry.layer_range is None for run in runs for entry in run.inputs):
         return config
     key = depth_key(config)

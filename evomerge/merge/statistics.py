@@ -5,13 +5,20 @@ from typing import Any
 
 
 class StatisticsCache:
-    """Statistics by what they were measured on. Lives as long as the sources do; not shared between threads."""
+    """Statistics by what they were measured on. Lives as long as the sources do; not shared between threads.
 
-    def __init__(self) -> None:
+    Args:
+        keep: keep them for later recipes; a single merge asks for each once, and keeps none.
+    """
+
+    def __init__(self, *, keep: bool = True) -> None:
+        self._keep = keep
         self._known: dict[Hashable, Any] = {}
 
     def get(self, key: Hashable, measure: Callable[[], Any]) -> Any:
-        """The statistic under `key`; measured the first time."""
+        """The statistic under `key`; measured the first time, or each time if none is kept."""
+        if not self._keep:
+            return measure()
         if key not in self._known:
             self._known[key] = measure()
         return self._known[key]

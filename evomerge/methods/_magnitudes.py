@@ -61,10 +61,12 @@ def measure(base: Tensor, model: Tensor, device: torch.device) -> Magnitudes:
 
 def norm_ratio(base: Tensor, model: Tensor, threshold: float, device: torch.device) -> float:
     """L1 norm of the task vector over that of its entries not below the threshold; 1 if either is next to zero."""
-    total = kept = 0.0
+    wide = accumulator(device)
+    sums = torch.zeros(2, dtype=wide, device=device)  # read once, at the end: to read is to wait for the device
     for magnitudes in _magnitudes(base, model, device, to_sum=True):
-        total += float(magnitudes.sum(dtype=accumulator(device)))
-        kept += float(magnitudes[magnitudes >= threshold].sum(dtype=accumulator(device)))
+        sums[0] += magnitudes.sum(dtype=wide)
+        sums[1] += (magnitudes * (magnitudes >= threshold)).sum(dtype=wide)
+    total, kept = sums.tolist()
     return total / kept if min(total, kept) >= 1e-7 else 1.0
 
 

@@ -167,7 +167,8 @@ def chunks(count: int, device: torch.device, *, to_sum: bool = False) -> Iterato
 
 def fetch(flat: Tensor, piece: slice, device: torch.device) -> Tensor:
     """A chunk as float32 on the device; may share memory with `flat`, so never write to it."""
-    return flat[piece].to(device=device, dtype=torch.float32, non_blocking=True)
+    # On MPS a copy that does not block may read a source that is gone (pytorch/pytorch#189690).
+    return flat[piece].to(device=device, dtype=torch.float32, non_blocking=device.type == "cuda")
 
 
 def accumulator(device: torch.device) -> torch.dtype:

@@ -29,12 +29,11 @@ class Arc:
 def measure(base: Tensor, model: Tensor, device: torch.device) -> Arc:
     """The arc between two flat tensors, each (n,), summed in float64 where the device has it."""
     wide = accumulator(device)
-    square_base = square_model = dot = 0.0
+    sums = torch.zeros(3, dtype=wide, device=device)  # read once, at the end: to read is to wait for the device
     for piece in chunks(base.numel(), device, to_sum=True):
         x, y = fetch(base, piece, device).to(wide), fetch(model, piece, device).to(wide)
-        square_base += float((x * x).sum())
-        square_model += float((y * y).sum())
-        dot += float((x * y).sum())
+        sums += torch.stack([(x * x).sum(), (y * y).sum(), (x * y).sum()])
+    square_base, square_model, dot = sums.tolist()
     return Arc(math.sqrt(square_base), math.sqrt(square_model), dot)
 
 

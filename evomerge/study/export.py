@@ -60,6 +60,8 @@ def write_export(study: StudyView, candidate: Candidate, path: Path) -> Path:
     Raises:
         UsageError: the files cannot be written.
     """
+    if path.is_dir():  # before the sidecar is written
+        raise UsageError("cannot write the recipe", where=path, expected="a file", found="a folder")
     sidecar = path.with_name(f"{path.stem}.provenance.json")
     facts = provenance(study.name, candidate, study.finalists(), study.environment, study.config)
     try:

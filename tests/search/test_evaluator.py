@@ -1,0 +1,84 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from evomerge.config import SearchConfig, search_config
+from evomerge.search.baselines import source_recipes, uniform_recipes
+from evomerge.search.evaluator import Evaluator
+from evomerge.search.outcome import Job
+
+
+@pytest.fixture(scope="module")
+def config(tiny) -> SearchConfig:
+    return search_config(["models=tiny", "genome=tiny", "suite=tiny", "study=s"], tiny)
+
+
+@pytest.fixture(scope="module")
+def evaluator(config) -> Evaluator:
+    threads = torch.get_num_threads()
+    yield Evaluator(config.models, config.suite, config.workers)
+    torch.set_num_threads(threads)
+
+
+def job(config: SearchConfig, weight: float) -> Job:
+    base, first = config.models.base.ref, config.models.parents[0].ref
+    recipe = (
+        f"{{merge_method: task_arithmetic, base_model: {base}, dtype: float32, "
+        f"models: [{{model: {first}, parameters: {{weight: {weight}}}}}]}}"
+    )
+    return Job("candidate", recipe)
+
+
+def test_a_failure_is_a_value_and_the_next_candidate_is_scored_as_ever(config, evaluator):
+    before = evaluator.evaluate(job(config, 0.5))
+    assert before.reason is None
+    assert set(before.seconds) == {"merge", "score"}
+
+    overflowing = evaluator.evaluate(job(config, 1e39))
+    assert "overflows" in overflowing.reason
+    assert overflowing.scores == {}
+    not_finite = evaluator.evaluate(job(config, 1e38))
+    assert "not finite" in not_finite.reason
+    nonsense = evaluator.evaluate(Job("candidate", "merge_method: nonsense"))
+    assert nonsense.reason is not None
+
+    assert evaluator.evaluate(job(config, 0.5)).scores == before.scores
+
+
+def test_out_of_memory_is_a_reason_too(config, evaluator, monkeypatch):
+    def exhausted(*_args, **_kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluator.live, "load", exhausted)
+        assert evaluator.evaluate(job(config, 0.5)).reason.startswith("out of memory: CUDA out of memory")
+    assert evaluator.evaluate(job(config, 0.5)).reason is None
+
+
+def test_dev_and_holdout_are_different_documents(config, evaluator):
+    recipe = source_recipes(config.models)["base"]
+    dev = evaluator.evaluate(Job("base", recipe, "dev")).scores["choice"]
+    holdout = evaluator.evaluate(Job("base", recipe, "holdout")).scores["choice"]
+    assert sorted((*dev.doc_ids, *holdout.doc_ids)) == list(range(24))
+    assert len(holdout.doc_ids) == 7
+
+
+def test_a_source_scores_the_same_merged_and_loaded(config, evaluator):
+    for name, source in (("base", config.models.base), ("first", config.models.parents[0])):
+        merged = evaluator.evaluate(Job(name, source_recipes(config.models)[name]))
+        loaded = evaluator.evaluate(Job(name, "", folder=source.path))
+        assert merged.scores == loaded.scores
+
+
+def test_uniform_merges_cover_the_plain_ways(config):
+    recipes = uniform_recipes(config.models)
+    assert list(recipes) == [
+        "uniform",
+        *(f"task_arithmetic_{scale}" for scale in (0.2, 0.4, 0.6, 0.8)),
+        "ties",
+        "dare_ties",
+    ]
+    assert all(
+        Path(config.models.base.path).as_posix() in recipe for name, recipe in recipes.items() if name != "uniform"
+    )

@@ -1,0 +1,54 @@
+import time
+
+import pytest
+
+from evomerge.config import search_config
+from evomerge.errors import ConfigError
+from evomerge.search.baselines import source_recipes
+from evomerge.search.outcome import Job
+from evomerge.search.workers import WorkerPool
+
+
+@pytest.fixture
+def config(tiny):
+    def make(*overrides: str):
+        return search_config(["models=tiny", "genome=tiny", "suite=tiny", "study=s", *overrides], tiny)
+
+    return make
+
+
+def wait_until_free(pool: WorkerPool) -> None:
+    deadline = time.monotonic() + 120
+    while not pool.free and time.monotonic() < deadline:
+        pool.wait(1.0)
+    assert pool.free
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+def test_a_job_that_takes_too_long_ends_and_its_worker_is_replaced(config):
+    limited = config("workers.count=1", "workers.timeout=0.01")
+    job = Job("base", source_recipes(limited.models)["base"])
+    with WorkerPool(limited) as pool:
+        with pytest.raises(RuntimeError, match="no worker is free"):
+            pool.submit(job)
+        for _ in range(2):
+            wait_until_free(pool)
+            pool.submit(job)
+            assert (pool.free, pool.busy) == (0, 1)
+            ((ended, outcome),) = pool.wait(0.02)
+            assert ended == job
+            assert outcome.reason.startswith("timeout: took longer than 0.01 s")
+            assert not outcome.lost
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["workers.gpus=1"], "expected at most 0 GPU, found 2; lower workers.count or workers.gpus"),
+        (["workers.count=1000"], "found 1000"),
+    ],
+)
+def test_more_than_the_cluster_has_is_refused(config, overrides, told):
+    with pytest.raises(ConfigError, match=told), WorkerPool(config(*overrides)):
+        raise AssertionError("the pool was entered")
