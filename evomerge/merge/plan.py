@@ -197,12 +197,12 @@ class _Planner:
             names.append(name)
         heads = (entry.layout.head for entry in (*run.inputs, *first.inputs) if not entry.layout.tied)
         output = next(name for name in heads if name is not None)
-        return self._tensor(run, names, 0.0, output, filtered=[output] * len(names))
+        return self._tensor(run, names, 0.0, output, known_as=[output] * len(names))
 
     def _tensor(
-        self, run: Run, names: list[str], t: float, output: str, *, filtered: list[str] | None = None
+        self, run: Run, names: list[str], t: float, output: str, *, known_as: list[str] | None = None
     ) -> TensorPlan:
-        """The plan of one tensor, given its name in each of the run's inputs, and what filters know these by, if not that."""
+        """The plan of one tensor, given its name in each of the run's inputs, and the names that filters look into."""
         headers = [entry.checkpoint.headers[name] for entry, name in zip(run.inputs, names, strict=True)]
         _check_headers(run, headers)
         dtype = headers[0].dtype
@@ -210,7 +210,7 @@ class _Planner:
             dtype = torch.promote_types(dtype, header.dtype)
         if self._dtype is not None and dtype.is_floating_point:
             dtype = self._dtype
-        others = list(zip(run.inputs, names, filtered or names, strict=True))
+        others = list(zip(run.inputs, names, known_as or names, strict=True))
         base = None
         if run.has_base:
             entry, name, _ = others.pop(run.lead)

@@ -21,7 +21,7 @@ def evaluator(config) -> Evaluator:
     torch.set_num_threads(threads)
 
 
-def job(config: SearchConfig, weight: float) -> Job:
+def job(config: SearchConfig, weight: float | str) -> Job:
     base, first = config.models.base.ref, config.models.parents[0].ref
     recipe = (
         f"{{merge_method: task_arithmetic, base_model: {base}, dtype: float32, "
@@ -38,7 +38,7 @@ def test_a_failure_is_a_value_and_the_next_candidate_is_scored_as_ever(config, e
     overflowing = evaluator.evaluate(job(config, 1e39))
     assert "overflows" in overflowing.reason
     assert overflowing.scores == {}
-    not_finite = evaluator.evaluate(job(config, 1e38))
+    not_finite = evaluator.evaluate(job(config, "[{filter: mlp, value: 1.0e+38}, {value: 0.0}]"))
     assert "not finite" in not_finite.reason
     nonsense = evaluator.evaluate(Job("candidate", "merge_method: nonsense"))
     assert nonsense.reason is not None
