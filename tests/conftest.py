@@ -6,6 +6,7 @@ import random
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import yaml
@@ -13,10 +14,22 @@ import yaml
 from evomerge.cli import main
 from evomerge.study import StudyView
 
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
+
 WORDS = ["red", "green", "blue", "cat", "dog", "bird", "runs", "sleeps", "eats", "one", "two", "three", "big", "small"]
 
 
-def make_tokenizer():
+@pytest.fixture(scope="session", autouse=True)
+def own_data_cache(tmp_path_factory):
+    """Data sets are cached in a folder of this run, not in the home of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("datasets")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -37,13 +50,11 @@ def make_tokenizer():
 
 
 @pytest.fixture(scope="session")
-def family(tmp_path_factory) -> Path:
-    """A folder with the models base, first and second: Llamas of two layers whose weights lie close together."""
+def make_llama(tokenizer) -> Callable[[], "LlamaForCausalLM"]:
+    """make_llama(): random weights, always the same, large enough that prompts differ in their likeliest answer."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    folder = tmp_path_factory.mktemp("family")
-    tokenizer = make_tokenizer()
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,
@@ -57,8 +68,21 @@ def family(tmp_path_factory) -> Path:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(config)
+
+    def make() -> LlamaForCausalLM:
+        torch.manual_seed(0)
+        return LlamaForCausalLM(config).eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def family(tmp_path_factory, tokenizer, make_llama) -> Path:
+    """A folder with the models base, first and second: Llamas whose weights lie close together."""
+    import torch
+
+    folder = tmp_path_factory.mktemp("family")
+    model = make_llama()
     base = {name: value.clone() for name, value in model.state_dict().items()}
     for name in ("base", "first", "second"):
         if name != "base":

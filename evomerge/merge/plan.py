@@ -298,7 +298,7 @@ def _out_dtype(recipe: Recipe, reference: Checkpoint, tensors: tuple[TensorPlan,
         if isinstance(name, str) and name.removeprefix("torch.") in DTYPES:
             return dtype_of(name)
     dtypes = [tensor.dtype for tensor in tensors if tensor.dtype.is_floating_point]
-    return reduce(torch.promote_types, dtypes, torch.float16) if dtypes else torch.float32
+    return reduce(torch.promote_types, dtypes) if dtypes else torch.float32
 
 
 def _config(reference: Checkpoint, runs: tuple[Run, ...], out_dtype: torch.dtype, *, tied: bool) -> dict[str, Any]:

@@ -14,7 +14,16 @@ from transformers.utils import logging as transformers_logging
 from evomerge.checkpoint import chat_template, dtype_of, open_checkpoint
 from evomerge.config import ModelsConfig, WorkersConfig
 from evomerge.errors import ModelError, NonFiniteError, OneLineError
-from evomerge.merge import LiveModel, Sources, StatisticsCache, make_plan, open_sources, resolve_device, stream
+from evomerge.merge import (
+    LiveModel,
+    Sources,
+    StatisticsCache,
+    make_plan,
+    merge_to_disk,
+    open_sources,
+    resolve_device,
+    stream,
+)
 from evomerge.recipe import ModelRef, Recipe
 from evomerge.search.outcome import Job, Outcome, Split
 from fitness.harness import Harness
@@ -57,11 +66,13 @@ class Evaluator:
         seconds: dict[str, float] = {}
         started = perf_counter()
         try:
+            recipe = Recipe.from_yaml(job.recipe, job.name)
             if job.folder is None:
-                plan = make_plan(Recipe.from_yaml(job.recipe, job.name), self.checkpoints)
+                plan = make_plan(recipe, self.checkpoints)
                 self.live.load(plan, stream(plan, self.sources, device=self.device, statistics=self.statistics))
                 self.harness.bind(self.live.model, self.tokenizer)
             else:
+                merge_to_disk(recipe, Path(job.folder), device=str(self.device))
                 _bind_checkpoint(self.harness, Path(job.folder), self.device)
             seconds["merge"] = perf_counter() - started
             started = perf_counter()

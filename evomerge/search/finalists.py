@@ -4,8 +4,6 @@ import shutil
 from collections.abc import Sequence
 
 from evomerge.errors import NothingFeasibleError, ScoringError
-from evomerge.merge import merge_to_disk
-from evomerge.recipe import Recipe
 from evomerge.search.loop import Search, standing
 from evomerge.search.outcome import Job
 from evomerge.study import Candidate
@@ -94,9 +92,8 @@ def _score_holdout(search: Search, finalists: Sequence[Candidate]) -> bool:
 def _check_export(search: Search, winner: Candidate) -> bool:
     """Merge the winner to disk, load it as production would and score it again; False when the user stopped."""
     folder = search.study.folder.path / ".export-check"
+    shutil.rmtree(folder, ignore_errors=True)  # of a session that was killed
     try:
-        shutil.rmtree(folder, ignore_errors=True)  # of a session that was killed
-        merge_to_disk(Recipe.from_yaml(winner.recipe), folder, device=search.config.workers.device)
         outcomes = search.evaluate_all([Job("export", winner.recipe, folder=str(folder))])
     finally:
         shutil.rmtree(folder, ignore_errors=True)

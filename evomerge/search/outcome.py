@@ -18,7 +18,7 @@ class Job:
         recipe: the recipe as YAML.
         split: the documents to score it on.
         number: of the candidate, None for a baseline or a finalist.
-        folder: score this checkpoint instead of merging the recipe into the live model.
+        folder: merge to this folder on disk and score what lies there, instead of merging into the live model.
     """
 
     name: str

@@ -15,7 +15,7 @@ from evomerge.recipe import ModelRef
 INDEX = "model.safetensors.index.json"
 
 
-def assert_refused(folder: Path, message: str) -> None:
+def assert_refused(folder: Path | str, message: str) -> None:
     with pytest.raises(ModelError, match=message) as caught:
         open_checkpoint(ModelRef(str(folder)))
     assert "\n" not in str(caught.value)
@@ -48,6 +48,11 @@ def test_empty_folder(tmp_path) -> None:
 
 def test_a_file_instead_of_a_folder(model) -> None:
     assert_refused(model / "model.safetensors", "not a model folder .*expected a folder")
+
+
+@pytest.mark.parametrize("path", ["/" + "long" * 100, "~nobody-of-this-name/model"])
+def test_a_path_that_cannot_be_looked_up(path: str) -> None:
+    assert_refused(path, r"cannot read the model folder .*; check the path")
 
 
 def test_neither_folder_nor_hub_id(monkeypatch) -> None:

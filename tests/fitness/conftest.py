@@ -1,4 +1,4 @@
-"""A tiny Llama with random weights, a real BPE tokenizer, and a folder of lm-eval tasks on local files."""
+"""A folder of lm-eval tasks on local files."""
 
 import json
 import random
@@ -84,64 +84,15 @@ def sentence(generator: random.Random, length: int) -> str:
     return " ".join(generator.choice(WORDS) for _ in range(length))
 
 
-@pytest.fixture(scope="session", autouse=True)
-def own_data_cache(tmp_path_factory):
-    """Data sets are cached in a folder of this run, not in the home of whoever runs the tests."""
-    import datasets
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("datasets")))
-        yield
-
-
 @pytest.fixture(scope="session")
 def write_task():
     """write_task(folder, name, **changes): the common keys, those of the task of that name, then the changes."""
     return _write_task
 
 
-@pytest.fixture(scope="session")
-def tokenizer():
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    generator = random.Random(0)
-    tokenizer.train_from_iterator(
-        [sentence(generator, 20) for _ in range(50)],
-        trainers.BpeTrainer(
-            vocab_size=300,
-            special_tokens=["<s>", "</s>"],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>")
-
-
 @pytest.fixture
-def model(tokenizer):
-    """Weights are large enough that prompts differ in their likeliest answer."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        initializer_range=0.3,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    torch.manual_seed(0)
-    return LlamaForCausalLM(config).eval()
+def model(make_llama):
+    return make_llama()
 
 
 @pytest.fixture(scope="session")

@@ -173,14 +173,14 @@ def test_answer_longer_than_the_model(tmp_path, task_folder, write_task, model, 
 
 
 def test_prompts_that_are_cut_are_counted(task_folder, model, tokenizer, caplog):
-    harness = load(task_folder, PERPLEXITY, max_length=12)
+    harness = load(task_folder, PERPLEXITY, max_length=9)
     harness.bind(model, tokenizer)
     harness.score("dev")
     documents = [json.loads(line) for line in (task_folder / "test.jsonl").read_text().splitlines()]
     dev = [documents[number] for number in harness.documents["cloze"]["dev"]]
     # the last token of the answer is predicted, never fed
     fed = [len(tokenizer.encode(f"{document['prompt']} :{document['answer']}")) - 1 for document in dev]
-    cut = sum(length > 12 for length in fed)
+    cut = sum(length > 9 for length in fed)
     assert 0 < cut < len(dev)
     assert f"task cloze: {cut} of {len(dev)} prompts are too long" in caplog.text
 

@@ -109,6 +109,11 @@ class TestModels:
         document = linear(untied["one"], parent, base_model=str(untied["base"]), **policy)
         refused(document, out, ModelError, message)
 
+    def test_the_first_model_is_compared_with_the_one_that_gives_the_tokenizer(self, untied, make_llama, out):
+        parent = make_llama("parent", words=[f"w{index}" for index in (*range(22), 23, 22)])
+        message = rf"vocabularies differ \({untied['one']}\): expected the 24 tokens of {parent}"
+        refused(linear(untied["one"], parent, tokenizer_source=str(parent)), out, ModelError, message)
+
     def test_one_token_more(self, untied, make_llama, out):
         parent = make_llama("parent", words=[*(f"w{index}" for index in range(24)), "extra"])
         message = r"expected the 24 tokens of .*one, found 25 tokens; 'extra' differs; merge models of one vocabulary"
@@ -259,6 +264,13 @@ class TestRecipes:
             untied["one"], tokenizer={"source": "union", "tokens": {"w1": {"source": str(untied["one"])}}}
         )
         refused(document, out, RecipeError, r"tokenizer.tokens is not supported: .*; remove tokenizer.tokens")
+
+    @pytest.mark.parametrize("template", ["alpcaa", ""])
+    def test_an_unknown_chat_template(self, untied, out, template):
+        document = linear(untied["one"], chat_template=template)
+        refused(document, out, RecipeError, r"unknown chat template \(chat_template\): expected auto, chatml or a")
+        with pytest.raises(RecipeError, match="unknown chat template"):
+            preflight(Recipe.from_document(document), scan=False)
 
     def test_an_output_that_exists_is_kept(self, untied, tmp_path):
         (tmp_path / "kept").write_text("mine")

@@ -86,6 +86,14 @@ def test_an_architecture_that_transformers_does_not_know():
         LiveModel({"model_type": "mystery"}, dtype=torch.float32, device=CPU)
 
 
+@pytest.mark.parametrize("damage", [{"hidden_size": "wide"}, {"num_attention_heads": 0}, {"hidden_act": "nope"}])
+def test_a_config_that_is_damaged(loaded, damage):
+    _, plan, _ = loaded
+    with pytest.raises(ModelError, match=r"no live model for this config .*, found ") as caught:
+        LiveModel(dict(plan.config) | damage, dtype=torch.float32, device=CPU)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_checkpoint_of_the_bare_network(tmp_path):
     """The first GPT-2 checkpoints leave `transformer.` out, and hold masks that the model computes."""
     folder = tmp_path / "gpt2"

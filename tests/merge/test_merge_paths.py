@@ -138,6 +138,26 @@ def test_a_generation_config_is_the_same_on_disk_and_live(make_llama, tmp_path):
     assert (found.repetition_penalty, found.eos_token_id) == (1.3, [3, 4])
 
 
+def test_a_live_model_forgets_the_generation_config_before(make_llama):
+    folders = [make_llama("one"), make_llama("two")]
+    (folders[0] / "generation_config.json").write_text(json.dumps({"repetition_penalty": 1.3}))
+    (folders[1] / "generation_config.json").unlink(missing_ok=True)
+    first, second = ({"merge_method": "passthrough", "models": [{"model": str(folder)}]} for folder in folders)
+    model = live(Recipe.from_document(first))
+    assert model.model.generation_config.repetition_penalty == 1.3
+    fresh = live(Recipe.from_document(second)).model.generation_config
+    assert live(Recipe.from_document(second), model).model.generation_config.to_dict() == fresh.to_dict()
+
+
+def test_a_config_that_names_no_dtype_of_weights_leaves_it_to_the_tensors(make_llama):
+    folder = make_llama("odd", dtype=torch.bfloat16)
+    for stated in ("float8_e4m3fn", 5, None):
+        config = json.loads((folder / "config.json").read_text()) | {"dtype": stated}
+        (folder / "config.json").write_text(json.dumps(config))
+        merged = recipe("passthrough", {"one": folder}, None)
+        assert make_plan(merged, open_sources(merged)).out_dtype == torch.bfloat16
+
+
 class TestTies:
     def test_models_that_differ_in_it_get_a_head(self, tied, untied, tmp_path):
         folders = {"one": tied["one"], "two": untied["two"]}
@@ -159,6 +179,43 @@ class TestTies:
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         merge_to_disk(recipe("linear", {"one": tied["base"], "two": folder}), tmp_path / "out", device="cpu")
         assert "lm_head.weight" not in weights(tmp_path / "out")
+
+    @pytest.mark.parametrize("order", [("untied", "tied"), ("tied", "untied")])
+    def test_slices_of_models_that_differ_in_it_take_the_head_from_the_last(self, request, tmp_path, order):
+        first, last = (request.getfixturevalue(kind)["one"] for kind in order)
+        slices = [{"sources": [{"model": str(folder), "layer_range": [0, 2]}]} for folder in (first, last)]
+        merged = Recipe.from_document({"merge_method": "passthrough", "dtype": "float32", "slices": slices})
+        merge_to_disk(merged, tmp_path / "out", device="cpu")
+        head = "lm_head.weight" if order[1] == "untied" else "model.embed_tokens.weight"
+        assert torch.equal(weights(tmp_path / "out")["lm_head.weight"], weights(last)[head])
+        assert_same_model(live(merged), tmp_path / "out")
+
+    @pytest.mark.parametrize(("base", "parent", "expected"), [("untied", "tied", True), ("tied", "untied", False)])
+    def test_a_base_that_is_not_merged_does_not_decide_it(self, request, tmp_path, base, parent, expected):
+        base, parent = (request.getfixturevalue(kind)["one"] for kind in (base, parent))
+        slices = [{"sources": [{"model": str(parent), "layer_range": [0, 3]}]}]
+        document = {"merge_method": "passthrough", "base_model": str(base), "slices": slices}
+        merged = Recipe.from_document(document)
+        merge_to_disk(merged, tmp_path / "out", device="cpu")
+        assert json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"] is expected
+        assert_same_model(live(merged), tmp_path / "out")
+
+    def test_a_config_that_does_not_say_it(self, untied, make_llama):
+        """Where a family of models is tied unless told otherwise, the config of an untied merge must tell."""
+        folder = make_llama("silent", 1, tie_word_embeddings=True)
+        config = json.loads((folder / "config.json").read_text())
+        del config["tie_word_embeddings"]
+        (folder / "config.json").write_text(json.dumps(config))
+        merged = recipe("linear", {"one": folder, "two": untied["two"]})
+        assert make_plan(merged, open_sources(merged)).config["tie_word_embeddings"] is False
+
+    def test_filters_know_a_tied_head_by_the_name_of_the_head(self, tied, untied):
+        weight = [{"filter": "lm_head", "value": 5.0}, {"value": 1.0}]
+        merged = recipe("linear", {"one": tied["one"], "two": untied["two"]}, parameters={"weight": weight})
+        plan = make_plan(merged, open_sources(merged))
+        found = {tensor.name: tensor.each["weight"] for tensor in plan.tensors}
+        assert found["lm_head.weight"] == (5.0, 5.0)
+        assert found["model.embed_tokens.weight"] == (1.0, 1.0)
 
 
 class TestDepth:

@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from evomerge.errors import UsageError
-from evomerge.merge import Sources, make_plan, open_sources, residency, resolve_device
+from evomerge.merge import Sources, StatisticsCache, make_plan, open_sources, residency, resolve_device, stream
 from evomerge.methods import _method
 from evomerge.recipe import Recipe
 
@@ -42,6 +44,14 @@ def test_sources_that_fit_are_kept(checkpoints):
     assert torch.equal(sources.flat(ref, "lm_head.weight"), opened[ref].read("lm_head.weight").flatten())
 
 
+def test_statistics_that_are_not_kept_are_measured_anew():
+    measured = iter(range(9))
+    kept, anew = StatisticsCache(), StatisticsCache(keep=False)
+    assert [kept.get("key", lambda: next(measured)) for _ in range(2)] == [0, 0]
+    assert [anew.get("key", lambda: next(measured)) for _ in range(2)] == [1, 2]
+    assert (len(kept), len(anew)) == (1, 0)
+
+
 @pytest.mark.parametrize("why", ["no room", "a single merge"])
 def test_others_are_read_anew(monkeypatch, checkpoints, why):
     opened, _ = checkpoints
@@ -55,9 +65,6 @@ def test_others_are_read_anew(monkeypatch, checkpoints, why):
 
 def test_a_large_tensor_is_merged_in_chunks(monkeypatch, checkpoints):
     """No temporary is larger than a chunk, and the chunks do not show in the result."""
-    from dataclasses import replace
-
-    from evomerge.merge import StatisticsCache, stream
 
     opened, recipe = checkpoints
     plan = make_plan(recipe, opened)

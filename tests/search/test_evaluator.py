@@ -64,11 +64,14 @@ def test_dev_and_holdout_are_different_documents(config, evaluator):
     assert len(holdout.doc_ids) == 7
 
 
-def test_a_source_scores_the_same_merged_and_loaded(config, evaluator):
-    for name, source in (("base", config.models.base), ("first", config.models.parents[0])):
-        merged = evaluator.evaluate(Job(name, source_recipes(config.models)[name]))
-        loaded = evaluator.evaluate(Job(name, "", folder=source.path))
-        assert merged.scores == loaded.scores
+def test_on_disk_it_scores_as_in_the_live_model(config, evaluator, tmp_path):
+    recipes = source_recipes(config.models) | uniform_recipes(config.models)
+    for name in ("base", "first", "ties", "dare_ties"):
+        live = evaluator.evaluate(Job(name, recipes[name]))
+        on_disk = evaluator.evaluate(Job(name, recipes[name], folder=str(tmp_path / name)))
+        assert on_disk.reason is None
+        assert on_disk.scores == live.scores
+        assert (tmp_path / name / "model.safetensors").exists()
 
 
 def test_uniform_merges_cover_the_plain_ways(config):
