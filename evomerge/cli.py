@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         "search",
         help="launch a search",
         description="Launch a search. Ctrl-C finishes the candidates that are running and keeps everything.",
-        epilog="example: evomerge search --config-dir configs models=mine suite=mine study=night budget.hours=8",
+        epilog="example: evomerge search --config-dir configs models=mine suite=mine study=night",
     )
     search.add_argument("overrides", nargs="*", metavar="key=value", help="choose options and override values")
     _config_dir(search)

@@ -43,7 +43,7 @@ def judge(
         One result per gate, in the suite's order; empty when the suite has none.
 
     Raises:
-        SuiteError: a gate is relative to a model without a score.
+        SuiteError: a gate is relative to a model without a score, or to a negative one.
     """
     results = []
     for task in suite.tasks:
@@ -65,4 +65,13 @@ def _bound(task: str, gate: Gate, references: Mapping[str, Mapping[str, float]])
     if not known:
         raise SuiteError("gate has no reference score", where=f"task {task}", expected=f"a score of {gate.of!r}")
     # The best parent is the one that sets the stricter bound: the highest for at_least, the lowest for at_most.
-    return gate.factor * (max(known) if gate.at_least is not None else min(known))
+    reference = max(known) if gate.at_least is not None else min(known)
+    if reference < 0:  # 0.9 x -2 is better than -2
+        raise SuiteError(
+            "relative gate on a negative score",
+            where=f"task {task}: {gate}",
+            expected=f"a score of {gate.of!r} of zero or more",
+            found=reference,
+            remedy="give the bound itself, without `of`",
+        )
+    return gate.factor * reference

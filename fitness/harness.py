@@ -76,6 +76,8 @@ class Harness:
     Attributes:
         directions: task -> whether a higher score is better.
         documents: task -> split -> document ids, ascending.
+        digests: task -> sha256 of all that its scores depend on but the model: documents, few-shot examples, task file,
+            metric and filter. The code of a task's own functions is no part of it.
         benchmarks: the public benchmarks that the suite is scored on, each as "task: data set (split)"; empty unless
             the suite allows them. Reports must name them.
 
@@ -90,6 +92,7 @@ class Harness:
             self._tasks = load_tasks(suite)
         self.directions = {task.spec.name: task.higher_is_better for task in self._tasks}
         self.documents = {task.spec.name: task.documents for task in self._tasks}
+        self.digests = {task.spec.name: task.digest for task in self._tasks}
         self.benchmarks = tuple(f"{task.spec.name}: {task.benchmark}" for task in self._tasks if task.benchmark)
         self._lm: _MemoizedLM | None = None
         self._requests: dict[tuple[str, Split], list[Instance]] = {}

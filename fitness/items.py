@@ -1,9 +1,10 @@
 """Items: which documents of a task the search may see, and what each one scored."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Literal
+from typing import Any, Literal
 
 from fitness.errors import SuiteError
 from fitness.suite import Holdout
@@ -41,31 +42,46 @@ def summary(scores: Mapping[str, TaskScores]) -> dict[str, float]:
     return {name: task.score for name, task in scores.items()}
 
 
-def split(doc_count: int, holdout: Holdout, task_name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def split(
+    documents: Sequence[Mapping[str, Any]], holdout: Holdout, task_name: str
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Split a task's documents into dev and holdout.
 
-    Documents are ordered by a hash of (seed, task, index) and the first share is held out, so the split depends on
-    nothing else: no generator, no platform, no other task.
+    Documents are ordered by a hash of (seed, content) and the first share is held out, so the split depends on nothing
+    else: no generator, no platform, no order. Tasks over the same documents are split alike, and equal documents stay
+    together: what one task holds out is never dev in another. A group of equal documents that would exceed the share
+    stays in dev.
 
     Args:
-        doc_count: how many documents the task has.
+        documents: the task's documents, JSON-like.
         holdout: share and seed.
-        task_name: enters the hash, so that tasks over one file are split independently.
+        task_name: for the message of an error only.
 
     Returns:
-        (dev, holdout), each ascending; holdout is empty when the fraction is 0.
+        (dev, holdout), ids of documents, each ascending; holdout is empty when the fraction is 0.
 
     Raises:
         SuiteError: one of the two would be empty.
     """
-    count = round(holdout.fraction * doc_count)
-    if count == doc_count or (count == 0 and holdout.fraction > 0):
+    groups: dict[bytes, list[int]] = {}
+    for number, document in enumerate(documents):
+        groups.setdefault(sha256(f"{holdout.seed}/{canonical(document)}".encode()).digest(), []).append(number)
+    room = round(holdout.fraction * len(documents))
+    held: list[int] = []
+    for digest in sorted(groups):
+        if len(groups[digest]) <= room - len(held):
+            held += groups[digest]
+    if len(held) == len(documents) or (not held and holdout.fraction > 0):
         raise SuiteError(
             "split is empty",
             where=f"task {task_name}",
             expected="documents in both dev and holdout" if holdout.fraction > 0 else "at least one document",
-            found=f"{doc_count} documents, holdout.fraction {holdout.fraction:g}",
+            found=f"{len(documents)} documents, {len(groups)} of them distinct, holdout.fraction {holdout.fraction:g}",
             remedy="add documents or change holdout.fraction",
         )
-    order = sorted(range(doc_count), key=lambda doc: sha256(f"{holdout.seed}/{task_name}/{doc}".encode()).digest())
-    return tuple(sorted(order[count:])), tuple(sorted(order[:count]))
+    return tuple(sorted(set(range(len(documents))).difference(held))), tuple(sorted(held))
+
+
+def canonical(value: Any) -> str:
+    """The JSON of a value, the same for equal values, whatever the order of their keys."""
+    return json.dumps(value, sort_keys=True, default=str)

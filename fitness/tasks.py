@@ -6,6 +6,7 @@ import io
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from fitness.benchmarks import benchmark
 from fitness.errors import SuiteError, nearest
-from fitness.items import Split, split
+from fitness.items import Split, canonical, split
 from fitness.suite import SuiteConfig, TaskSpec
 
 # Even a local file makes datasets tell the Hub which loader was used.
@@ -40,6 +41,7 @@ class LoadedTask:
         higher_is_better: the metric's direction.
         documents: split -> document ids, ascending.
         benchmark: the public benchmark that it is scored on, if any.
+        digest: of all that its scores depend on but the model.
     """
 
     spec: TaskSpec
@@ -49,6 +51,7 @@ class LoadedTask:
     higher_is_better: bool
     documents: Mapping[Split, tuple[int, ...]]
     benchmark: str | None
+    digest: str
 
 
 def load_tasks(suite: SuiteConfig) -> list[LoadedTask]:
@@ -122,21 +125,28 @@ def _load_task(spec: TaskSpec, entry: Any, manager: TaskManager, suite: SuiteCon
             raise SuiteError(
                 "split is missing", where=f"task {spec.name}", found=repr(missing), remedy="name a split of its data"
             ) from error
-        count = len(task.eval_docs)
+        documents = list(task.eval_docs)
     known = known or _benchmark(spec, task.get_config, suite)
     for flag, what in (("UNSAFE_CODE", "runs generated code"), ("MULTIMODAL", "needs images or audio")):
         if getattr(task, flag, False):
             raise SuiteError("task cannot be used", where=f"task {spec.name}", found=f"a task that {what}")
-    _set_fewshot(spec, task, suite)
-    dev, holdout = split(count, suite.holdout, spec.name)
+    shots = _set_fewshot(spec, task, suite)
+    higher_is_better = _direction(spec, task)
+    _check_gate(spec, higher_is_better)
+    with as_suite_error("task cannot be loaded", f"task {spec.name}"):
+        examples = list(task.fewshot_docs()) if shots else []
+        source = load_yaml(entry.yaml_path, resolve_func=False)  # a function has no text of its own, its name has
+    facts = [source, spec.metric, spec.filter, shots, documents, examples]
+    dev, holdout = split(documents, suite.holdout, spec.name)
     return LoadedTask(
         spec=spec,
         task=task,
         filter=_filter(spec, task),
         aggregate=_aggregation(spec, task),
-        higher_is_better=_direction(spec, task),
-        documents={"dev": dev, "holdout": holdout, "all": tuple(range(count))},
+        higher_is_better=higher_is_better,
+        documents={"dev": dev, "holdout": holdout, "all": tuple(range(len(documents)))},
         benchmark=known,
+        digest=sha256(canonical(facts).encode()).hexdigest(),
     )
 
 
@@ -162,7 +172,8 @@ def _beside(folder: Path, value: Any) -> Any:
     return str(folder / value) if isinstance(value, str) and (folder / value).is_file() else value
 
 
-def _set_fewshot(spec: TaskSpec, task: Task, suite: SuiteConfig) -> None:
+def _set_fewshot(spec: TaskSpec, task: Task, suite: SuiteConfig) -> int:
+    """How many examples the task is given from now on."""
     own = task.get_config("num_fewshot")
     if own == 0 and spec.num_fewshot:
         raise SuiteError(
@@ -171,7 +182,7 @@ def _set_fewshot(spec: TaskSpec, task: Task, suite: SuiteConfig) -> None:
             found=spec.num_fewshot,
             remedy="leave num_fewshot out",
         )
-    count = spec.num_fewshot if spec.num_fewshot is not None else own or 0
+    count: int = spec.num_fewshot if spec.num_fewshot is not None else own or 0
     task.set_config("num_fewshot", count)
     if count and suite.holdout.fraction and _fewshot_split(task) == _scored_split(task):
         raise SuiteError(
@@ -179,6 +190,7 @@ def _set_fewshot(spec: TaskSpec, task: Task, suite: SuiteConfig) -> None:
             where=f"task {spec.name}",
             remedy="give the task a fewshot_split, or set holdout.fraction to 0",
         )
+    return count
 
 
 def _scored_split(task: Task) -> str | None:
@@ -234,6 +246,20 @@ def _direction(spec: TaskSpec, task: Task) -> bool:
             remedy="set higher_is_better in the task's metric_list",
         )
     return bool(higher)
+
+
+def _check_gate(spec: TaskSpec, higher_is_better: bool) -> None:
+    """A bound on the good side would refuse the best candidates and pass the worst."""
+    if spec.gate is None or (spec.gate.at_least is not None) == higher_is_better:
+        return
+    side, other = ("at_least", "at_most") if higher_is_better else ("at_most", "at_least")
+    raise SuiteError(
+        "gate bounds the wrong side",
+        where=f"task {spec.name}: {spec.metric}",
+        expected=f"{side}, {'higher' if higher_is_better else 'lower'} is better",
+        found=other,
+        remedy=f"write {side}, or mend higher_is_better in the task's metric_list",
+    )
 
 
 def _one_of(names: Mapping[str, Any]) -> str:

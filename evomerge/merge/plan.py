@@ -126,6 +126,8 @@ def make_plan(recipe: Recipe, checkpoints: Mapping[ModelRef, Checkpoint]) -> Mer
     ties = [entry.layout.tied for run in (runs[0], runs[-1]) for entry in run.inputs]
     if any(ties) and not all(ties):
         warnings.append("some models tie their embeddings and some do not: the merged model has a head of its own")
+    if any(header.dtype == torch.float64 for model in models for header in model.headers.values()):
+        warnings.append("tensors of float64 are merged in float32")
     tensors = tuple(_Planner(recipe, method).tensors(runs, tied=all(ties)))
     if not tensors:
         raise ModelError("no tensors to merge", where=reference.ref)

@@ -48,16 +48,25 @@ class Sources:
         checkpoints: the models.
         device: where merges are computed.
         keep: keep tensors between merges; a single merge reads each once and keeps none.
+        device_share, host_share: of the device's and of the machine's memory that this process may count on, in (0, 1].
 
     Attributes:
         residency: `device`, `host` (pinned for an accelerator) or `disk` (mapped, read anew for each merge).
     """
 
-    def __init__(self, checkpoints: Mapping[ModelRef, Checkpoint], device: torch.device, *, keep: bool = True) -> None:
+    def __init__(
+        self,
+        checkpoints: Mapping[ModelRef, Checkpoint],
+        device: torch.device,
+        *,
+        keep: bool = True,
+        device_share: float = 1.0,
+        host_share: float = 1.0,
+    ) -> None:
         self.checkpoints = checkpoints
         self.device = device
         nbytes = sum(header.nbytes for each in checkpoints.values() for header in each.headers.values())
-        self.residency: Residency = _residency(nbytes, device) if keep else "disk"
+        self.residency: Residency = _residency(nbytes, device, device_share, host_share) if keep else "disk"
         self._kept: dict[tuple[ModelRef, str], Tensor] = {}
 
     def flat(self, ref: ModelRef, name: str) -> Tensor:
@@ -85,8 +94,8 @@ class Sources:
             checkpoint.release()
 
 
-def _residency(nbytes: int, device: torch.device) -> Residency:
-    if device.type == "cuda" and nbytes <= _DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
+def _residency(nbytes: int, device: torch.device, device_share: float, host_share: float) -> Residency:
+    if device.type == "cuda" and nbytes <= _DEVICE_SHARE * device_share * torch.cuda.mem_get_info(device)[0]:
         return "device"
     host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return "host" if nbytes <= _HOST_SHARE * host else "disk"
+    return "host" if nbytes <= _HOST_SHARE * host_share * host else "disk"

@@ -1,6 +1,7 @@
 """One live model and all that it takes to merge recipes into it and to score them. Knows nothing of Ray."""
 
 import logging
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from evomerge.checkpoint import chat_template, dtype_of, open_checkpoint
+from evomerge.checkpoint import dtype_of, open_checkpoint
 from evomerge.config import ModelsConfig, WorkersConfig
 from evomerge.errors import ModelError, NonFiniteError, OneLineError
 from evomerge.merge import (
@@ -54,7 +55,8 @@ class Evaluator:
         self.device = resolve_device(workers.device)
         refs = [models.base.ref, *(parent.ref for parent in models.parents)]
         self.checkpoints = {ref: open_checkpoint(ref) for ref in refs}
-        self.sources = Sources(self.checkpoints, self.device)
+        self._workers = workers
+        self.sources = self._kept_sources()
         self.statistics = StatisticsCache()
         base = self.checkpoints[models.base.ref]
         self.live = LiveModel(base.config, dtype=dtype_of(models.dtype), device=self.device)
@@ -64,30 +66,51 @@ class Evaluator:
     def evaluate(self, job: Job) -> Outcome:
         """Merge and score. A failure is a value: whatever goes wrong becomes the outcome's reason."""
         seconds: dict[str, float] = {}
+        failure: dict[str, Any] = {}
+        scores: Scores = {}
+        with _warnings() as warned:
+            try:
+                scores = self._evaluate(job, seconds)
+            except (torch.OutOfMemoryError, MemoryError) as error:
+                if self.device.type != "cpu":
+                    torch.accelerator.memory.empty_cache()
+                failure = {"reason": f"out of memory: {_first_line(error)}"}
+            except OneLineError as error:
+                failure = {"reason": str(error)}
+            except Exception as error:
+                # after an error of its driver, an accelerator fails whatever comes next in this process
+                broken = self.device.type != "cpu"
+                failure = {"reason": f"{type(error).__name__}: {_first_line(error)}", "broken": broken}
+        return Outcome(scores=scores, seconds=seconds, warnings=tuple(dict.fromkeys(warned)), **failure)
+
+    def _kept_sources(self) -> Sources:
+        return Sources(
+            self.checkpoints,
+            self.device,
+            device_share=min(1.0, self._workers.gpus or 1.0),
+            host_share=1 / self._workers.count,
+        )
+
+    def _evaluate(self, job: Job, seconds: dict[str, float]) -> Scores:
         started = perf_counter()
-        try:
-            recipe = Recipe.from_yaml(job.recipe, job.name)
-            if job.folder is None:
-                plan = make_plan(recipe, self.checkpoints)
-                self.live.load(plan, stream(plan, self.sources, device=self.device, statistics=self.statistics))
-                self.harness.bind(self.live.model, self.tokenizer)
-            else:
-                merge_to_disk(recipe, Path(job.folder), device=str(self.device))
-                _bind_checkpoint(self.harness, Path(job.folder), self.device)
-            seconds["merge"] = perf_counter() - started
-            started = perf_counter()
-            scores = self.harness.score(job.split)
-            seconds["score"] = perf_counter() - started
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            if self.device.type != "cpu":
-                torch.accelerator.memory.empty_cache()
-            return Outcome(seconds=seconds, reason=f"out of memory: {str(error).splitlines()[0]}")
-        except OneLineError as error:
-            return Outcome(seconds=seconds, reason=str(error))
-        except Exception as error:
-            line = " ".join(str(error).split())
-            return Outcome(seconds=seconds, reason=f"{type(error).__name__}: {line}")
-        return Outcome(scores=scores, seconds=seconds)
+        recipe = Recipe.from_yaml(job.recipe, job.name)
+        if job.folder is None:
+            plan = make_plan(recipe, self.checkpoints)
+            self.live.model.to(self.device)
+            self.live.load(plan, stream(plan, self.sources, device=self.device, statistics=self.statistics))
+            self.harness.bind(self.live.model, self.tokenizer)
+        else:
+            # the live model and the sources may fill the device
+            self.live.model.to("cpu")
+            self.sources = self._kept_sources()
+            shutil.rmtree(job.folder, ignore_errors=True)  # of a worker that died with this job
+            merge_to_disk(recipe, Path(job.folder), device=str(self.device))
+            _bind_checkpoint(self.harness, Path(job.folder), self.device)
+        seconds["merge"] = perf_counter() - started
+        started = perf_counter()
+        scores = self.harness.score(job.split)
+        seconds["score"] = perf_counter() - started
+        return scores
 
 
 def score_model(path: Path | str, suite: SuiteConfig, workers: WorkersConfig, split: Split) -> Scores:
@@ -105,17 +128,19 @@ def score_model(path: Path | str, suite: SuiteConfig, workers: WorkersConfig, sp
     harness = Harness(suite)
     if str(path).endswith((".yaml", ".yml")):
         recipe = Recipe.read(path)
-        checkpoints = open_sources(recipe)
-        plan = make_plan(recipe, checkpoints)
-        live = LiveModel(plan.config, dtype=plan.out_dtype, device=device)
-        live.load(plan, stream(plan, Sources(checkpoints, device), device=device, statistics=StatisticsCache()))
-        tokenizer = load_tokenizer(plan.tokenizer_folder)
-        if recipe.chat_template is not None:
-            folders = [checkpoint.folder for checkpoint in checkpoints.values()]
-            tokenizer.chat_template = chat_template(recipe.chat_template, folders) or tokenizer.chat_template
-        harness.bind(live.model, tokenizer)
+    elif ModelRef.parse(str(path)).adapter is not None:
+        recipe = Recipe.from_document({"merge_method": "passthrough", "models": [{"model": str(path)}]})
     else:
         _bind_checkpoint(harness, open_checkpoint(ModelRef.parse(str(path))).folder, device)
+        return harness.score(split)
+    checkpoints = open_sources(recipe)
+    plan = make_plan(recipe, checkpoints)
+    live = LiveModel(plan.config, dtype=plan.out_dtype, device=device)
+    sources, statistics = Sources(checkpoints, device, keep=False), StatisticsCache(keep=False)
+    live.load(plan, stream(plan, sources, device=device, statistics=statistics))
+    tokenizer = load_tokenizer(plan.tokenizer_folder)
+    tokenizer.chat_template = plan.chat_template or tokenizer.chat_template
+    harness.bind(live.model, tokenizer)
     return harness.score(split)
 
 
@@ -184,3 +209,19 @@ def _quiet_transformers() -> Iterator[None]:
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+@contextmanager
+def _warnings() -> Iterator[list[str]]:
+    """What evomerge and fitness warn of meanwhile: Ray would leave it in a log file of the worker's node."""
+    messages: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    loggers = [logging.getLogger(name) for name in ("evomerge", "fitness")]
+    for logger in loggers:
+        logger.addHandler(handler)
+    try:
+        yield messages
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)

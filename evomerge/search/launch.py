@@ -77,13 +77,12 @@ def resume(folder: Path, overrides: Sequence[str] = ()) -> Ending:
         place = {"study": study.folder.path.name, "runs_dir": str(study.folder.path.parent)}
         config = resumed_config(search_config_of(study.config | place, str(study.folder.config)), overrides)
         environment, genome, _ = _preflight(config)
-        study.environment.require_same_models(environment)
-        for difference in study.environment.differences(environment):
-            log.warning("resumed with another %s", difference)
+        study.environment.require_same_inputs(environment)
+        differences = study.environment.differences(environment)
         with _draining() as drain, WorkerPool(config) as pool:
             if overrides:
                 study.change_config(config.model_dump(mode="json"))
-            return _session(config, study, genome, pool, drain)
+            return _session(config, study, genome, pool, drain, differences)
 
 
 def _preflight(config: SearchConfig) -> tuple[Environment, Genome, Harness]:
@@ -109,13 +108,20 @@ def _preflight(config: SearchConfig) -> tuple[Environment, Genome, Harness]:
     plan = make_plan(genome.recipe(genome.initial), checkpoints)
     live = LiveModel(base.config, dtype=dtype_of(models.dtype), device=NOWHERE)
     live.load(plan, ((each.name, torch.empty(each.shape, dtype=each.dtype, device=NOWHERE)) for each in plan.tensors))
-    environment = describe_environment({str(ref): checkpoint for ref, checkpoint in checkpoints.items()})
     harness = Harness(config.suite)
+    environment = describe_environment({str(ref): each for ref, each in checkpoints.items()}, harness.digests)
     harness.check_template(load_tokenizer(base.folder))
     return environment, genome, harness
 
 
-def _session(config: SearchConfig, study: Study, genome: Genome, pool: WorkerPool, drain: threading.Event) -> Ending:
+def _session(
+    config: SearchConfig,
+    study: Study,
+    genome: Genome,
+    pool: WorkerPool,
+    drain: threading.Event,
+    differences: Sequence[str] = (),
+) -> Ending:
     optimizer = make_optimizer(config.optimizer, initial=genome.initial, choices=genome.choices, seed=config.seed)
     done = sum(candidate.state != "running" for candidate in study.candidates())
     with (
@@ -123,6 +129,8 @@ def _session(config: SearchConfig, study: Study, genome: Genome, pool: WorkerPoo
         SearchProgress(config.budget.candidates, done) as progress,
     ):
         progress.say(f"study {study.name}: {genome.dimension} dimensions, {config.workers.count} workers")
+        for difference in differences:
+            progress.say(f"warning: another {difference} than before, scores may differ in their last digits")
         search = Search(config, study, genome, optimizer, pool, progress, drain.is_set)
         search.run()
         try:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from evomerge.config import SearchConfig
-from evomerge.errors import ModelError, StudyError
+from evomerge.errors import ModelError, ScoringError, StudyError
 from evomerge.genome import Genome
 from evomerge.optimize import Optimizer, Told
 from evomerge.optimize.optimizer import Vector
@@ -23,6 +23,7 @@ from evomerge.study import MAX_ATTEMPTS, Candidate, Result, Study
 from fitness import ranking
 
 TICK = 0.5  # seconds between looks at the clock and at Ctrl-C
+MAX_FAILURES = 20  # in a row and for one reason, before the search ends instead of spending its budget
 
 
 class Search:
@@ -53,6 +54,10 @@ class Search:
         self.sources = source_recipes(config.models)
         self.uniform = uniform_recipes(config.models)
         self._genome, self._optimizer, self._pool = genome, optimizer, pool
+        self._failures = 0
+        self._failing: str | None = None  # how many of the last candidates failed for which reason
+        self._warned: set[str] = set()
+        self._said_draining = False
 
     def run(self) -> None:
         """Score the baselines, then candidates until the budget is used up or the user stops the search.
@@ -73,13 +78,16 @@ class Search:
         done: Callable[[Job, Outcome], None],
         *,
         stopping: Callable[[], bool] | None = None,
-    ) -> None:
+    ) -> bool:
         """Keep every worker busy with jobs until there are none left or nothing new is to be started.
 
         Args:
             jobs: in order; one is pulled only when a worker is free for it.
             done: called with each job and its outcome, as they end.
             stopping: when to start nothing new; by default when the user asked for it.
+
+        Returns:
+            Whether all jobs have ended; False when some were not started.
         """
         stopping = stopping or self.draining
         waiting, again, lost = iter(jobs), list[Job](), Counter[str]()
@@ -94,8 +102,10 @@ class Search:
                 else:
                     self._settled(self.study.candidate(job.number))
             if not self._pool.busy and (stopping() or (exhausted and not again)):
-                return
+                return exhausted and not again
+            self._say_draining()
             for job, outcome in self._pool.wait(TICK):
+                self._say_warnings(outcome.warnings)
                 lost[job.name] += outcome.lost
                 if outcome.lost and lost[job.name] < MAX_ATTEMPTS:
                     self.progress.say(f"{job.name}: {outcome.reason}; once more")
@@ -106,14 +116,17 @@ class Search:
     def evaluate_all(self, jobs: Sequence[Job]) -> dict[str, Outcome] | None:
         """Score these jobs: name -> outcome; None when the user stopped the search first."""
         outcomes: dict[str, Outcome] = {}
-        self.evaluate(jobs, lambda job, outcome: outcomes.update({job.name: outcome}))
-        return outcomes if len(outcomes) == len(jobs) else None
+        whole = self.evaluate(jobs, lambda job, outcome: outcomes.update({job.name: outcome}))
+        return outcomes if whole else None
 
     def result(self, job: Job, outcome: Outcome) -> Result:
         """What an outcome is worth, as it is recorded."""
         if outcome.reason is not None:
             return Result(reason=outcome.reason, timings=outcome.seconds)
-        verdict = self.judge(outcome, job.split)
+        try:
+            verdict = self.judge(outcome, job.split)
+        except ScoringError as error:
+            return Result(scores=outcome.means, reason=str(error), timings=outcome.seconds)
         return Result(
             scores=verdict.scores,
             violations={gate.task: gate.violation for gate in verdict.gates},
@@ -125,20 +138,22 @@ class Search:
         for baseline in self.study.baselines():
             if baseline.name in self.sources:
                 self.judge.refer(baseline.name, "dev", baseline.scores)
-        known = {baseline.name for baseline in self.study.baselines()}
-        # gates may refer to any source, so no baseline is judged before all sources are scored
-        for recipes in (self.sources, self.uniform):
-            missing = [Job(name, recipe) for name, recipe in recipes.items() if name not in known]
-            if missing:
-                self.progress.say(f"baselines: {', '.join(job.name for job in missing)}")
-            outcomes = self.evaluate_all(missing)
-            if outcomes is None:
-                return
-            if recipes is self.sources:
-                self.refer(missing, outcomes)
-            for job in missing:
-                outcome = outcomes[job.name]
-                self.study.add_baseline(job.name, job.recipe, self.result(job, outcome), outcome.scores)
+        known = {baseline.name for baseline in self.study.baselines() if baseline.reason is None}
+        sources = [Job(name, recipe) for name, recipe in self.sources.items() if name not in known]
+        uniform = [Job(name, recipe) for name, recipe in self.uniform.items() if name not in known]
+        if sources or uniform:
+            self.progress.say(f"baselines: {', '.join(job.name for job in [*sources, *uniform])}")
+
+        def done(job: Job, outcome: Outcome) -> None:
+            self.study.add_baseline(job.name, job.recipe, self.result(job, outcome), outcome.scores)
+
+        # gates may refer to any source, so nothing is judged before all sources are scored
+        outcomes = self.evaluate_all(sources)
+        if outcomes is not None:
+            self.refer(sources, outcomes)
+            for job in sources:
+                done(job, outcomes[job.name])
+            self.evaluate(uniform, done)
 
     def refer(self, sources: Sequence[Job], outcomes: Mapping[str, Outcome]) -> None:
         """Let gates be relative to these models. Raises ModelError when one of them could not be scored."""
@@ -209,8 +224,34 @@ class Search:
             self._optimizer.tell(_told([candidate]))
         if candidate.reason is not None:
             self.progress.say(f"candidate {candidate.number} failed: {candidate.reason}")
+        self._refuse_endless_failure(candidate)
         self._tell_best()
-        self.progress.candidate_done()
+        limit = self.config.budget.hours
+        self.progress.candidate_done(None if limit is None else 3600 * (limit - self.study.hours))
+
+    def _refuse_endless_failure(self, candidate: Candidate) -> None:
+        """Something that fails every candidate is not theirs: a disk is gone, or the space makes no sense."""
+        kind = None if candidate.reason is None else candidate.reason.split(" (")[0]
+        self._failures = self._failures + 1 if kind is not None and kind == self._failing else 1
+        self._failing = kind
+        if kind is not None and self._failures >= MAX_FAILURES:
+            raise ModelError(
+                f"{MAX_FAILURES} candidates in a row failed for the same reason",
+                where=self.study.folder.path,
+                found=candidate.reason,
+                remedy=f"mend that, then evomerge resume {self.study.folder.path}",
+            )
+
+    def _say_draining(self) -> None:
+        if self.draining() and not self._said_draining:
+            self._said_draining = True
+            self.progress.say(f"stopping once {self._pool.busy} running jobs are done; Ctrl-C again stops at once")
+
+    def _say_warnings(self, warnings: Iterable[str]) -> None:
+        for warning in warnings:
+            if warning not in self._warned:
+                self._warned.add(warning)
+                self.progress.say(f"warning: {warning}")
 
     def _tell_best(self) -> None:
         best = self.study.best

@@ -37,12 +37,16 @@ class Outcome:
         seconds: of the phases `merge` and `score`.
         reason: why it failed, None when it did not.
         lost: the worker died with the job, so another attempt may succeed.
+        broken: the worker's accelerator may be in a bad state: it is not to be given another job.
+        warnings: what the worker logged as a warning.
     """
 
     scores: Scores = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     reason: str | None = None
     lost: bool = False
+    broken: bool = False
+    warnings: tuple[str, ...] = ()
 
     @property
     def means(self) -> dict[str, float]:

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
+SETTLED = 4  # candidates before a rate is worth telling
+
 log = logging.getLogger(__name__)
 
 
@@ -61,26 +63,29 @@ class SearchProgress:
         """What the best candidate is by now."""
         self._best = description
 
-    def candidate_done(self) -> None:
-        """Count one more candidate."""
-        self._done += 1
-        self._refresh()
+    def candidate_done(self, seconds_left: float | None) -> None:
+        """Count one more candidate.
 
-    def _refresh(self) -> None:
+        Args:
+            seconds_left: until the budget of hours is used up; None without one.
+        """
+        self._done += 1
         now = time.monotonic()
         fresh = self._done - self._first
-        per_hour = 3600 * fresh / max(now - self._started, 1e-9)
-        left = (self._total - self._done) / per_hour * 3600 if fresh else float("nan")
-        rate = f"{per_hour:,.0f}/h, {_duration(left)} left" if fresh else ""
+        rate = ""
+        if fresh >= SETTLED:
+            per_hour = 3600 * fresh / max(now - self._started, 1e-9)
+            left = (self._total - self._done) / per_hour * 3600
+            left = left if seconds_left is None else max(0.0, min(left, seconds_left))
+            rate = f"{per_hour:,.0f}/h, {_duration(left)} left"
         self._bar.update(self._task, completed=self._done, rate=rate, best=self._best)
         if self._bar.disable and (now - self._printed > self._every or self._done == self._total):
             self._printed = now
-            self.console.print(Text(f"{self._done}/{self._total} candidates, {rate}; {self._best}"), soft_wrap=True)
+            parts = [f"{self._done}/{self._total} candidates", rate, self._best]
+            self.console.print(Text("; ".join(filter(None, parts))), soft_wrap=True)
 
 
 def _duration(seconds: float) -> str:
-    if seconds != seconds:
-        return "?"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -2,8 +2,10 @@
 
 import logging
 import os
+import signal
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -68,9 +70,11 @@ class WorkerPool:
 
     def __enter__(self) -> Self:
         workers = self.config.workers
+        # Ray takes over SIGTERM, which is to drain the search as Ctrl-C does
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             ray.init(
-                address=workers.address,
+                address=workers.address or "local",
                 num_cpus=None if workers.address else max(os.cpu_count() or 1, 1),
                 include_dashboard=None if workers.address else False,
                 log_to_driver=False,
@@ -84,8 +88,11 @@ class WorkerPool:
                 found=_last_line(error),
                 remedy="start one with `ray start --head`, or leave workers.address out",
             ) from error
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
         try:
-            _require(workers, ray.cluster_resources())
+            _require(workers, [node["Resources"] for node in ray.nodes() if node["Alive"]])
             self._workers = [self._start() for _ in range(workers.count)]
         except BaseException:
             ray.shutdown()
@@ -159,18 +166,23 @@ class WorkerPool:
             node, pid = ray.get(worker.answer)
         except RayError as error:
             self._starts_without_answer += 1
-            cause = getattr(error, "cause", None)
-            if isinstance(cause, OneLineError):
-                raise cause from error
-            if self._starts_without_answer >= MAX_STARTS:
-                raise ModelError(
-                    "workers cannot be started",
-                    where=f"device {self.config.workers.device}",
-                    found=_last_line(error),
-                    remedy="lower workers.count or give each worker more memory",
-                ) from error
+            if not any(other.ready for other in self._workers):
+                cause = getattr(error, "cause", None)
+                if isinstance(cause, OneLineError):
+                    raise cause from error
+                if self._starts_without_answer >= MAX_STARTS:
+                    raise ModelError(
+                        "workers cannot be started",
+                        where=f"device {self.config.workers.device}",
+                        found=_last_line(error),
+                        remedy="lower workers.count or give each worker more memory",
+                    ) from error
             log.warning("a worker did not start: %s", _last_line(error))
-            self._replace(worker)
+            if self._starts_without_answer < MAX_STARTS:
+                self._replace(worker)
+            else:
+                self._workers.remove(worker)
+                log.warning("going on with %d workers", len(self._workers))
         else:
             self._starts_without_answer = 0
             worker.ready, worker.place = True, f"{node}:{pid}"
@@ -187,21 +199,25 @@ class WorkerPool:
             self._replace(worker)
             kind = "worker died" if isinstance(error, RayActorError) else type(error).__name__
             return Outcome(reason=kind, lost=True)
+        if outcome.broken:
+            log.warning("worker %s is replaced after: %s", worker.place, outcome.reason)
+            self._replace(worker)
         return outcome
 
 
-def _require(workers: WorkersConfig, cluster: dict[str, float]) -> None:
-    """Refuse a request that would wait for ever."""
-    for key, resource, each in (("cpus", "CPU", workers.cpus), ("gpus", "GPU", workers.gpus)):
-        wanted, there = workers.count * each, cluster.get(resource, 0)
-        if wanted > there:
-            raise ConfigError(
-                "the workers need more than the cluster has",
-                where=f"workers.count={workers.count}, workers.{key}={each:g}",
-                expected=f"at most {there:g} {resource}",
-                found=f"{wanted:g}",
-                remedy=f"lower workers.count or workers.{key}",
-            )
+def _require(workers: WorkersConfig, nodes: Sequence[Mapping[str, float]]) -> None:
+    """Refuse a request that would wait for ever: a worker needs all that it asks for on one node."""
+    each = {"CPU": float(workers.cpus)} | ({"GPU": workers.gpus} if workers.gpus else {})
+    room = sum(int(min(node.get(name, 0.0) / share for name, share in each.items())) for node in nodes)
+    if room < workers.count:
+        has = ", ".join("{CPU:g} CPU and {GPU:g} GPU".format(**{"CPU": 0, "GPU": 0, **node}) for node in nodes)
+        raise ConfigError(
+            "the workers need more than the cluster has",
+            where=f"workers.count={workers.count}, workers.cpus={workers.cpus}, workers.gpus={workers.gpus:g}",
+            expected=f"at most {room} such workers",
+            found=f"{workers.count}, and nodes with {has}",
+            remedy="lower workers.count, workers.cpus or workers.gpus",
+        )
 
 
 def _last_line(error: BaseException) -> str:

@@ -20,7 +20,7 @@ def choose(study: StudyView, number: int | None = None) -> Candidate:
         return study.candidate(number)
     winner = study.winner
     if winner is None:
-        raise _nothing_feasible(study)
+        raise nothing_feasible(study)
     return winner
 
 
@@ -38,7 +38,7 @@ def pareto(study: StudyView) -> tuple[Candidate, ...]:
         if candidate.feasible:
             first_with.setdefault(tuple(signs[task] * candidate.scores[task] for task in signs), candidate)
     if not first_with:
-        raise _nothing_feasible(study)
+        raise nothing_feasible(study)
     return tuple(
         candidate
         for utilities, candidate in first_with.items()
@@ -72,7 +72,7 @@ def write_export(study: StudyView, candidate: Candidate, path: Path) -> Path:
     return sidecar
 
 
-def _nothing_feasible(study: StudyView) -> NothingFeasibleError:
+def nothing_feasible(study: StudyView) -> NothingFeasibleError:
     scored = [candidate for candidate in study.candidates() if candidate.objective is not None]
     nearest = min(scored, key=lambda each: sum(max(0.0, miss) for miss in each.violations.values()), default=None)
     found = f"{len(scored)} scored candidates"

@@ -47,12 +47,19 @@ class ModelFacts(_Document):
 
 
 class Environment(_Document):
-    """What a study is run with."""
+    """What a study is run with.
+
+    Attributes:
+        packages: name -> version.
+        models: that candidates are made of.
+        tasks: task -> digest of its documents and of how they are scored.
+    """
 
     python: str
     platform: str
     packages: dict[str, str]
     models: tuple[ModelFacts, ...]
+    tasks: dict[str, str] = {}
 
     @classmethod
     def read(cls, path: Path) -> "Environment":
@@ -62,11 +69,11 @@ class Environment(_Document):
         except (OSError, ValueError) as error:
             raise StudyError("study cannot be read", where=path, found=error) from error
 
-    def require_same_models(self, now: "Environment") -> None:
-        """Refuse to mix scores of models that have changed since the study began.
+    def require_same_inputs(self, now: "Environment") -> None:
+        """Refuse to mix scores of models or of tasks that have changed since the study began.
 
         Raises:
-            StudyError: a model's content is another.
+            StudyError: a model's content is another, or a task's documents or file.
         """
         digests = {model.ref: model.digest for model in now.models}
         for model in self.models:
@@ -77,6 +84,15 @@ class Environment(_Document):
                     expected=f"digest {model.digest[:12]}",
                     found=digests[model.ref][:12],
                     remedy="restore it or start a new study",
+                )
+        for task, digest in self.tasks.items():
+            if now.tasks.get(task, digest) != digest:
+                raise StudyError(
+                    "the documents of a task have changed since the study began",
+                    where=f"task {task}",
+                    expected=f"digest {digest[:12]}",
+                    found=now.tasks[task][:12],
+                    remedy="restore its data and its task file or start a new study",
                 )
 
     def differences(self, now: "Environment") -> list[str]:
@@ -89,8 +105,13 @@ class Environment(_Document):
         ]
 
 
-def describe_environment(models: Mapping[str, Described]) -> Environment:
-    """This process and these models: reference as recipes write it -> checkpoint."""
+def describe_environment(models: Mapping[str, Described], tasks: Mapping[str, str]) -> Environment:
+    """This process and what it works on.
+
+    Args:
+        models: reference as recipes write it -> checkpoint.
+        tasks: task -> digest.
+    """
     return Environment(
         python=platform.python_version(),
         platform=platform.platform(),
@@ -98,6 +119,7 @@ def describe_environment(models: Mapping[str, Described]) -> Environment:
         models=tuple(
             ModelFacts(ref=ref, digest=model.digest(), licence=model.licence) for ref, model in models.items()
         ),
+        tasks=dict(tasks),
     )
 
 

@@ -74,7 +74,7 @@ class Bench:
     def study(self) -> Path:
         """A study without candidates."""
         config = search_config(self.search()[3:], self.inputs / "configs")
-        with Study.create(config.folder, config.model_dump(mode="json"), describe_environment({})):
+        with Study.create(config.folder, config.model_dump(mode="json"), describe_environment({}, {})):
             return config.folder
 
 
@@ -465,7 +465,7 @@ def test_a_disk_too_full_for_a_study(bench, refused, monkeypatch, without_ray, f
 
 
 def test_more_gpus_than_the_cluster_has(bench, refused):
-    told = ("the workers need more than the cluster has", "workers.gpus=64", "GPU, found 128", "lower workers.count")
+    told = ("the workers need more than the cluster has", "workers.gpus=64", "0 GPU", "lower workers.count")
     refused(bench.search("workers.gpus=64"), 2, *told)
 
 

@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from evomerge.study import StudyView
 
 CANDIDATE = r'"x": ?\['  # stands in the journal once for each candidate
@@ -61,11 +63,12 @@ def test_a_killed_worker_is_replaced_and_the_budget_is_completed(words, tmp_path
     assert "worker died" in (folder / "search.log").read_text()
 
 
-def test_told_to_stop_it_drains_and_resumes(calm, words, held, tmp_path):
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_told_to_stop_it_drains_and_resumes(calm, words, held, tmp_path, stop):
     folder = tmp_path / "stopped"
     process = start(words(folder, "budget.candidates=19"))
     wait_for(folder, CANDIDATE, 6, process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(stop)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "evomerge resume" in said

@@ -158,6 +158,13 @@ def test_a_config_that_names_no_dtype_of_weights_leaves_it_to_the_tensors(make_l
         assert make_plan(merged, open_sources(merged)).out_dtype == torch.bfloat16
 
 
+def test_wide_sources_lose_their_width_with_a_warning(make_llama):
+    merged = recipe("passthrough", {"one": make_llama("wide", dtype=torch.float64)}, None)
+    plan = make_plan(merged, open_sources(merged))
+    assert "tensors of float64 are merged in float32" in plan.warnings
+    assert plan.tensors[0].dtype == torch.float64
+
+
 class TestTies:
     def test_models_that_differ_in_it_get_a_head(self, tied, untied, tmp_path):
         folders = {"one": tied["one"], "two": untied["two"]}

@@ -1,0 +1,171 @@
+"""The end of a search, with the real evaluator in this process and faults where they are wanted."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import yaml
+
+from evomerge.config import SearchConfig, search_config
+from evomerge.errors import ModelError, NothingFeasibleError, ScoringError
+from evomerge.genome import Genome, ModelShape
+from evomerge.optimize import make_optimizer
+from evomerge.search.evaluator import Evaluator
+from evomerge.search.finalists import choose_winner
+from evomerge.search.loop import MAX_FAILURES, Search
+from evomerge.search.outcome import Job, Outcome
+from evomerge.search.progress import SearchProgress
+from evomerge.study import Study, describe_environment
+
+
+class InProcessPool:
+    """A pool of one worker that is this process; `faults` maps the name of a job to outcomes that come first."""
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        self.evaluator = evaluator
+        self.faults: dict[str, list[Outcome]] = {}
+        self.names: list[str] = []
+        self._job: Job | None = None
+
+    @property
+    def free(self) -> int:
+        return int(self._job is None)
+
+    @property
+    def busy(self) -> int:
+        return 1 - self.free
+
+    def submit(self, job: Job) -> None:
+        assert self.free
+        self._job = job
+        self.names.append(job.name)
+
+    def wait(self, timeout: float) -> list[tuple[Job, Outcome]]:
+        job, self._job = self._job, None
+        assert job is not None
+        faults = self.faults.get(job.name, [])
+        return [(job, faults.pop(0) if faults else self.evaluator.evaluate(job))]
+
+
+LOST = Outcome(reason="worker died", lost=True)
+
+
+@pytest.fixture(scope="module")
+def config(tiny) -> SearchConfig:
+    return search_config(["models=tiny", "genome=tiny", "suite=tiny", "study=s", "budget.candidates=8"], tiny)
+
+
+@pytest.fixture(scope="module")
+def pool(config) -> Iterator[InProcessPool]:
+    threads = torch.get_num_threads()
+    yield InProcessPool(Evaluator(config.models, config.suite, config.workers))
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def search(config, pool, tmp_path) -> Iterator[Search]:
+    pool.faults.clear()
+    pool.names.clear()
+    base, parents = config.models.base.ref, [parent.ref for parent in config.models.parents]
+    checkpoint = pool.evaluator.checkpoints[base]
+    genome = Genome(
+        config.genome,
+        base=base,
+        parents=parents,
+        shape=ModelShape(checkpoint.num_layers, tuple(checkpoint.headers)),
+        dtype=config.models.dtype,
+        tokenizer=config.models.tokenizer,
+        seed=config.seed,
+    )
+    optimizer = make_optimizer(config.optimizer, initial=genome.initial, choices=genome.choices, seed=config.seed)
+    environment = describe_environment({})
+    with (
+        Study.create(tmp_path / "s", config.model_dump(mode="json"), environment) as study,
+        SearchProgress(config.budget.candidates, 0) as progress,
+    ):
+        yield Search(config, study, genome, optimizer, pool, progress, lambda: False)
+
+
+def test_a_worker_that_dies_at_the_end_costs_nothing(search, pool):
+    pool.faults = {name: [LOST] for name in ("base", "uniform", "candidate 3", "export")}
+    search.run()
+    best = search.study.best.number
+    pool.faults[str(best)] = [LOST]
+    winner = choose_winner(search)
+    assert winner == search.study.winner
+    assert not any(pool.faults.values())
+    assert pool.names.count(str(best)) == 2
+    assert search.study.candidate(3).attempts == 2
+
+
+def test_a_candidate_that_kills_every_worker_fails(search, pool):
+    pool.faults["candidate 2"] = [LOST] * 9
+    search.run()
+    candidate = search.study.candidate(2)
+    assert (candidate.state, candidate.attempts) == ("failed", 5)
+    assert len(search.study.candidates()) == 8
+
+
+def test_candidates_that_all_fail_end_the_search_with_the_reason(search, pool):
+    search.config = search.config.model_copy(
+        update={"budget": search.config.budget.model_copy(update={"candidates": 99})}
+    )
+    pool.faults = {f"candidate {number}": [Outcome(reason="disk gone (x)")] for number in range(99)}
+    with pytest.raises(ModelError, match=f"{MAX_FAILURES} candidates in a row failed.*disk gone"):
+        search.run()
+    assert len(search.study.candidates()) == MAX_FAILURES
+
+
+def test_a_winner_of_an_earlier_session_is_not_lost_to_finalists_that_fail_on_holdout(search, pool):
+    search.run()
+    ranked = sorted(search.study.candidates(), key=lambda each: (-each.objective, each.number))
+    for candidate in ranked[:3]:
+        pool.faults[str(candidate.number)] = [Outcome(reason="refused")] * 9
+    first = ranked[3]
+    result = search.result(Job("x", first.recipe, "dev"), pool.evaluator.evaluate(Job("x", first.recipe, "dev")))
+    search.study.add_finalist(str(first.number), first.number, result)
+    assert choose_winner(search) == first
+    assert (search.study.folder.best).read_text() == first.recipe
+
+
+def test_no_finalist_clears_the_holdout(search, pool):
+    search.run()
+    for candidate in search.study.candidates():
+        pool.faults[str(candidate.number)] = [Outcome(reason="refused")]
+    with pytest.raises(NothingFeasibleError, match="holdout"):
+        choose_winner(search)
+    assert not search.study.folder.best.exists()
+
+
+def test_an_export_that_scores_otherwise_is_not_handed_over(search, pool):
+    search.run()
+    other = pool.evaluator.evaluate(Job("export", search.sources["second"]))
+    pool.faults["export"] = [other]
+    with pytest.raises(ScoringError, match="does not score what it scores"):
+        choose_winner(search)
+    assert search.study.winner is None
+    assert not search.study.folder.best.exists()
+
+
+def test_other_hardware_than_in_an_earlier_session_is_no_mismatch(search, pool):
+    search.run()
+    best = search.study.best
+    elsewhere = pool.evaluator.evaluate(Job("x", search.sources["second"]))
+    pool.faults = {"export": [elsewhere], "live": [elsewhere]}
+    assert choose_winner(search) == best
+
+
+def test_an_export_that_cannot_be_checked_says_why(search, pool):
+    search.run()
+    pool.faults["export"] = [Outcome(reason="timeout: took longer than 5 s")]
+    with pytest.raises(ScoringError, match=r"could not be checked.*timeout.*evomerge resume"):
+        choose_winner(search)
+
+
+def test_warnings_of_workers_are_told_once(search, pool, capsys):
+    recipe = yaml.safe_load(search.sources["base"])
+    outcome = pool.evaluator.evaluate(Job("w", yaml.safe_dump(recipe)))
+    warned = Outcome(outcome.scores, outcome.seconds, warnings=("prompts are too long",))
+    pool.faults = {name: [warned] for name in ("base", "first", "uniform")}
+    search.run()
+    assert capsys.readouterr().err.count("warning: prompts are too long") == 1
