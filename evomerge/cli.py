@@ -212,13 +212,18 @@ def _show(options: argparse.Namespace) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     from evomerge.study import StudyView, study_folder
-    from evomerge.study.export import choose, pareto, write_export
+    from evomerge.study.export import caution, choose, make_folder, pareto, write_export
 
     study = StudyView(study_folder(options.study, options.runs_dir))
     chosen = pareto(study) if options.pareto else (choose(study, options.candidate),)
+    for candidate in chosen:
+        if warning := caution(study, candidate):
+            print(f"evomerge: {warning}", file=sys.stderr)
     if options.output is None:
         print("---\n".join(candidate.recipe for candidate in chosen), end="")
         return 0
+    if options.pareto:
+        make_folder(options.output)
     for candidate in chosen:
         path = options.output / f"{candidate.number:06d}.yaml" if options.pareto else options.output
         write_export(study, candidate, path)

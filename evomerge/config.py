@@ -154,7 +154,9 @@ def score_config(overrides: Sequence[str], config_dir: Path | None = None) -> Sc
     """Compose and check the config of a scoring. Raises as `search_config`."""
     data = _compose("score", overrides, config_dir)
     _absolute_includes(data, (config_dir or Path.cwd()).absolute())
-    return validated(ScoreConfig, data, "config", ConfigError)
+    config = validated(ScoreConfig, data, "config", ConfigError)
+    # a score steers nothing, so it may be that of a benchmark
+    return config.model_copy(update={"suite": config.suite.model_copy(update={"allow_benchmarks": True})})
 
 
 def search_config_of(data: dict[str, Any], where: str) -> SearchConfig:

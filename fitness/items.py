@@ -83,5 +83,10 @@ def split(
 
 
 def canonical(value: Any) -> str:
-    """The JSON of a value, the same for equal values, whatever the order of their keys."""
-    return json.dumps(value, sort_keys=True, default=str)
+    """The JSON of a value, the same for equal values, whatever the order of their keys; functions by their names."""
+    return json.dumps(value, sort_keys=True, default=_text)
+
+
+def _text(value: Any) -> str:
+    # the text of a function holds its address
+    return getattr(value, "__qualname__", type(value).__qualname__) if callable(value) else str(value)

@@ -131,18 +131,18 @@ def _load_task(spec: TaskSpec, entry: Any, manager: TaskManager, suite: SuiteCon
         if getattr(task, flag, False):
             raise SuiteError("task cannot be used", where=f"task {spec.name}", found=f"a task that {what}")
     shots = _set_fewshot(spec, task, suite)
-    higher_is_better = _direction(spec, task)
+    scored, aggregate, higher_is_better = _filter(spec, task), _aggregation(spec, task), _direction(spec, task)
     _check_gate(spec, higher_is_better)
     with as_suite_error("task cannot be loaded", f"task {spec.name}"):
         examples = list(task.fewshot_docs()) if shots else []
-        source = load_yaml(entry.yaml_path, resolve_func=False)  # a function has no text of its own, its name has
+        source = load_yaml(entry.yaml_path)  # as written: what was loaded holds the paths of this machine
     facts = [source, spec.metric, spec.filter, shots, documents, examples]
     dev, holdout = split(documents, suite.holdout, spec.name)
     return LoadedTask(
         spec=spec,
         task=task,
-        filter=_filter(spec, task),
-        aggregate=_aggregation(spec, task),
+        filter=scored,
+        aggregate=aggregate,
         higher_is_better=higher_is_better,
         documents={"dev": dev, "holdout": holdout, "all": tuple(range(len(documents)))},
         benchmark=known,

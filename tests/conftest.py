@@ -214,7 +214,7 @@ def held() -> Callable[[Path], dict]:
                 for each in study.candidates()
             ],
             "items": {path.name: study.items(path.stem) for path in sorted((folder / "items").iterdir())},
-            "finalists": [(each.name, each.scores, each.objective) for each in study.finalists()],
+            "finalists": {each.name: (each.scores, each.objective) for each in study.finalists()},
             "best": (folder / "best.yaml").read_bytes(),
         }
 

@@ -77,19 +77,21 @@ class StudyDocument(_Document):
         best: the candidate that export hands over, null if there is none: the feasible one with the highest objective
             on dev; once the finalists have met the holdout, the first of them that clears every gate there too.
         hours: of search, over all sessions.
+        benchmarks: public ones that steered the search: its scores on them are no benchmark results.
     """
 
     study: str
     state: StudyState
     best: CandidateDocument | None
     hours: float
+    benchmarks: tuple[str, ...]
     baselines: tuple[BaselineDocument, ...]
     finalists: tuple[FinalistDocument, ...]
     candidates: tuple[CandidateDocument, ...]
 
 
 class StudySummary(_Document):
-    """One line of `evomerge studies`."""
+    """One line of `evomerge studies`; `objective` is that of the candidate that export hands over, null without one."""
 
     study: str
     folder: str
@@ -121,6 +123,7 @@ def study_document(study: StudyView) -> StudyDocument:
         state=study.state,
         best=None if winner is None else _candidate(winner),
         hours=study.hours,
+        benchmarks=study.benchmarks,
         baselines=tuple(map(_baseline, study.baselines())),
         finalists=tuple(map(_finalist, study.finalists())),
         candidates=tuple(map(_candidate, study.candidates())),
@@ -148,14 +151,14 @@ def list_studies(runs_dir: Path) -> tuple[StudyEntry, ...]:
 def _entry(folder: Path) -> StudyEntry:
     try:
         study = StudyView(folder)
-        candidates, best = study.candidates(), study.best
+        candidates, winner = study.candidates(), study.winner
         return StudySummary(
             study=study.name,
             folder=str(folder),
             state=study.state,
             candidates=len(candidates),
             feasible=sum(candidate.feasible for candidate in candidates),
-            objective=None if best is None else best.objective,
+            objective=None if winner is None else winner.objective,
             hours=study.hours,
         )
     except OneLineError as error:

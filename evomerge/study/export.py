@@ -5,7 +5,7 @@ from pathlib import Path
 from evomerge.errors import NothingFeasibleError, UsageError
 from evomerge.study.folder import replace_file
 from evomerge.study.provenance import provenance
-from evomerge.study.results import Candidate
+from evomerge.study.results import Candidate, Result
 from evomerge.study.view import StudyView
 
 
@@ -63,7 +63,7 @@ def write_export(study: StudyView, candidate: Candidate, path: Path) -> Path:
     if path.is_dir():  # before the sidecar is written
         raise UsageError("cannot write the recipe", where=path, expected="a file", found="a folder")
     sidecar = path.with_name(f"{path.stem}.provenance.json")
-    facts = provenance(study.name, candidate, study.finalists(), study.environment, study.config)
+    facts = provenance(study.name, candidate, study.finalists(), study.benchmarks, study.environment, study.config)
     try:
         replace_file(sidecar, facts.model_dump_json(indent=2).encode() + b"\n")
         replace_file(path, candidate.recipe.encode())
@@ -72,16 +72,49 @@ def write_export(study: StudyView, candidate: Candidate, path: Path) -> Path:
     return sidecar
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder for exports unless it is there. Raises UsageError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError("cannot write the recipes", where=path, expected="a folder", found=error.strerror) from error
+
+
+def caution(study: StudyView, candidate: Candidate) -> str | None:
+    """What speaks against handing over a candidate, in one line: the gates it misses; None if it clears them all."""
+    finalist = next((each for each in study.finalists() if each.number == candidate.number), None)
+    faults = [] if candidate.feasible else [_fault(candidate, "dev")]
+    if finalist is not None and not finalist.feasible:
+        faults.append(_fault(finalist, "holdout"))
+    return " ".join(f"candidate {candidate.number} {' and '.join(faults)}".split()) if faults else None
+
+
 def nothing_feasible(study: StudyView) -> NothingFeasibleError:
-    scored = [candidate for candidate in study.candidates() if candidate.objective is not None]
+    """Why there is nothing to hand over: the finalists that holdout refused, else the candidate that came nearest."""
+    candidates = study.candidates()
+    resume = f"evomerge resume {study.folder.path} budget.candidates=N with a larger N"
+    if any(candidate.feasible for candidate in candidates):
+        refused = [each for each in study.finalists() if each.number is not None and not each.feasible]
+        return NothingFeasibleError(
+            "no finalist clears every gate on holdout",
+            where=f"study {study.name}",
+            found=", ".join(f"candidate {each.number} {_fault(each, 'holdout')}" for each in refused) or None,
+            remedy=f"{resume}, or start a study with a wider genome",
+        )
+    scored = [candidate for candidate in candidates if candidate.objective is not None]
     nearest = min(scored, key=lambda each: sum(max(0.0, miss) for miss in each.violations.values()), default=None)
     found = f"{len(scored)} scored candidates"
     if nearest is not None:
-        missed = ", ".join(task for task, cleared in nearest.gates.items() if not cleared)
-        found += f", the nearest is number {nearest.number}, which misses {missed}"
+        found += f", the nearest is number {nearest.number}, which misses {', '.join(nearest.missed)}"
     return NothingFeasibleError(
         "no candidate clears every gate",
         where=f"study {study.name}",
         found=found,
-        remedy=f"evomerge resume {study.name} budget.candidates=N with a larger N, or start a study with wider gates",
+        remedy=f"{resume}, or start a study with wider gates",
     )
+
+
+def _fault(result: Result, split: str) -> str:
+    if result.objective is None:
+        return f"failed on {split}: {result.reason}" if result.reason else f"has no score on {split} yet"
+    return f"misses {', '.join(result.missed)} on {split}"

@@ -17,6 +17,7 @@ from evomerge.errors import ConfigError, StudyError, nearest
 VERSION = 1  # of the layout and of what the journal holds
 _NAME = re.compile(r"[A-Za-z0-9](?:\.?[A-Za-z0-9_-]+)*\.?")
 _LONGEST_NAME = 100
+_RUNS_DIR = Path("runs")  # where names are looked up unless --runs-dir says otherwise
 
 
 @dataclass(frozen=True)
@@ -234,9 +235,10 @@ def writing(where: Path) -> Iterator[None]:
 
 
 def _taken(path: Path) -> ConfigError:
+    named = path.name if path.parent.absolute() == _RUNS_DIR.absolute() else path
     return ConfigError(
         "study name already in use",
         where=f"study={path.name}",
         found=path,
-        remedy=f"evomerge resume {path.name}, or choose another name",
+        remedy=f"evomerge resume {named}, or choose another name",
     )

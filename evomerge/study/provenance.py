@@ -137,6 +137,7 @@ class Provenance(_Document):
     Attributes:
         recipe_sha256: of the recipe file, byte for byte.
         candidate: its number in the study.
+        benchmarks: public ones that steered the search: its scores on them are no benchmark results.
         scores: on dev, in each task's own unit.
         config: of the study, resolved.
     """
@@ -144,6 +145,7 @@ class Provenance(_Document):
     recipe_sha256: str
     study: str
     candidate: int
+    benchmarks: tuple[str, ...]
     objective: float | None
     feasible: bool
     scores: dict[str, float]
@@ -157,6 +159,7 @@ def provenance(
     study: str,
     candidate: Candidate,
     finalists: Iterable[Finalist],
+    benchmarks: Iterable[str],
     environment: Environment,
     config: dict[str, Any],
 ) -> Provenance:
@@ -166,6 +169,7 @@ def provenance(
         study: its name.
         candidate: one of its candidates.
         finalists: what it has scored on holdout.
+        benchmarks: public ones that steered the search.
         environment: what it was begun with.
         config: its resolved config.
     """
@@ -174,6 +178,7 @@ def provenance(
         recipe_sha256=hashlib.sha256(candidate.recipe.encode()).hexdigest(),
         study=study,
         candidate=candidate.number,
+        benchmarks=tuple(benchmarks),
         objective=candidate.objective,
         feasible=candidate.feasible,
         scores=dict(candidate.scores),

@@ -92,7 +92,6 @@ def report(study: StudyView) -> str:
         verdict=verdict(document),
         ranked=ranked(document.candidates)[:SHOWN],
         failures=failures(document),
-        benchmarks=study.notes().get("benchmarks", []),
         environment=study.environment,
         plotly=Markup(get_plotlyjs()),
         objective_plot=_html(objective_figure(document), "objective"),

@@ -32,6 +32,11 @@ class Result:
         return {task: violation <= 0 for task, violation in self.violations.items()}
 
     @property
+    def missed(self) -> tuple[str, ...]:
+        """The tasks whose gate is not cleared."""
+        return tuple(task for task, cleared in self.gates.items() if not cleared)
+
+    @property
     def feasible(self) -> bool:
         """Whether it was scored and clears every gate."""
         return self.objective is not None and all(self.gates.values())

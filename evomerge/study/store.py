@@ -201,7 +201,7 @@ class Study(StudyView):
         return baseline
 
     def add_finalist(self, name: str, number: int | None, result: Result, items: Scores | None = None) -> None:
-        """Record what was scored on holdout, or replace it.
+        """Record what was scored on holdout, or replace it; a best.yaml that it refuses is removed.
 
         Args:
             name: of the baseline, or the candidate's number as text.
@@ -213,6 +213,8 @@ class Study(StudyView):
             StudyError: the disk or the database cannot be written.
         """
         self._add(f"finalist:{name}", holdout_items(name), result.settled, items, {"name": name, "number": number})
+        if number is not None:
+            self._publish()
 
     def elect(self, number: int | None) -> None:
         """Make a feasible candidate the winner, or none, until the search finds one that beats all of today's on dev.
@@ -264,10 +266,11 @@ class Study(StudyView):
                 self.folder.best.unlink(missing_ok=True)
                 self.folder.provenance.unlink(missing_ok=True)
             return
-        sidecar = provenance(self.name, winner, self.finalists(), self.environment, self.config).model_dump_json(
-            indent=2
-        )
-        contents = {self.folder.provenance: sidecar + "\n", self.folder.best: winner.recipe}
+        facts = provenance(self.name, winner, self.finalists(), self.benchmarks, self.environment, self.config)
+        contents = {
+            self.folder.provenance: facts.model_dump_json(indent=2) + "\n",
+            self.folder.best: winner.recipe,
+        }
         with writing(self.folder.path):
             for path, content in contents.items():
                 if not path.is_file() or path.read_bytes() != content.encode():

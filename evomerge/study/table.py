@@ -27,23 +27,20 @@ def studies_table(entries: Iterable[StudyEntry]) -> Table:
 
 
 def study_table(study: StudyDocument) -> Sequence[RenderableType]:
-    """The study: baselines and best candidates on dev, then `ending_table`."""
+    """The study: benchmarks that steered it, baselines and best candidates on dev, then holdout and the verdict."""
     best = ranked(study.candidates)
     rows: list[tuple[str, ResultDocument]] = [(baseline.name, baseline) for baseline in study.baselines]
     rows += [(f"candidate {candidate.number}", candidate) for candidate in best[:SHOWN]]
     failed = sum(candidate.state == "failed" for candidate in study.candidates)
     feasible = sum(candidate.feasible for candidate in study.candidates)
     head = f"{study.study}: {study.state}, {len(study.candidates)} candidates, {feasible} feasible, {failed} failed"
-    return [Text(f"{head}, {study.hours:.2f} h", style="bold"), _table("dev", rows), *ending_table(study)]
+    title = Text(f"{head}, {study.hours:.2f} h", style="bold")
+    return [*_warning(study), title, _table("dev", rows), *_ending(study)]
 
 
 def ending_table(study: StudyDocument) -> Sequence[RenderableType]:
-    """Baselines and finalists on holdout, where they have met it, and the verdict."""
-    rows = [
-        (finalist.name if finalist.number is None else f"candidate {finalist.number}", finalist)
-        for finalist in study.finalists
-    ]
-    return [*([_table("holdout", rows)] if rows else []), Text(verdict(study).text)]
+    """Benchmarks that steered it, baselines and finalists on holdout, where they have met it, and the verdict."""
+    return [*_warning(study), *_ending(study)]
 
 
 def candidate_table(candidate: CandidateDetail) -> Sequence[RenderableType]:
@@ -53,6 +50,21 @@ def candidate_table(candidate: CandidateDetail) -> Sequence[RenderableType]:
         rows.append(("holdout", candidate.holdout))
     recipe = Syntax(candidate.recipe, "yaml", background_color="default")
     return [_table(f"candidate {candidate.number}", rows), recipe]
+
+
+def _warning(study: StudyDocument) -> Sequence[Text]:
+    if not study.benchmarks:
+        return []
+    text = f"Public benchmarks steered this search: {', '.join(study.benchmarks)}. Do not report its scores on them."
+    return [Text(text, style="bold red")]
+
+
+def _ending(study: StudyDocument) -> Sequence[RenderableType]:
+    rows = [
+        (finalist.name if finalist.number is None else f"candidate {finalist.number}", finalist)
+        for finalist in study.finalists
+    ]
+    return [*([_table("holdout", rows)] if rows else []), Text(verdict(study).text)]
 
 
 def _table(title: str, rows: Sequence[tuple[str, ResultDocument]]) -> Table:

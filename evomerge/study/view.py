@@ -124,12 +124,17 @@ class StudyView:
 
     @property
     def winner(self) -> Candidate | None:
-        """The candidate to hand over: `best` until the finalists have met the holdout, then the elected one, if any."""
+        """The candidate to hand over, never one that was refused on holdout.
+
+        The elected one, if any, once the finalists have met the holdout. Until then, and again when a better one than
+        all of theirs is found on dev, it is `best`; None if holdout refused that.
+        """
         best = self.best
         elected = self._attributes().get("winner")
         if best is not None and elected is not None and elected["over"] == best.number:
             return None if elected["number"] is None else self.candidate(elected["number"])
-        return best
+        refused = {finalist.number for finalist in self.finalists() if not finalist.feasible}
+        return None if best is None or best.number in refused else best
 
     def baselines(self) -> tuple[Baseline, ...]:
         """What the search has to beat, in the order in which it was added."""
@@ -148,6 +153,11 @@ class StudyView:
     def notes(self) -> dict[str, Any]:
         """What else the search has recorded: name -> JSON value."""
         return {record["name"]: record["value"] for record in self._records("note:")}
+
+    @property
+    def benchmarks(self) -> tuple[str, ...]:
+        """The public benchmarks that steered the search, each as "task: data set (split)"."""
+        return tuple(self.notes().get("benchmarks", ()))
 
     def items(self, name: str) -> dict[str, dict[int, float]]:
         """Per-item scores under a name that `candidate_items`, `baseline_items` or `holdout_items` gives.

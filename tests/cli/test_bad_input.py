@@ -18,6 +18,7 @@ from evomerge.cli import main
 from evomerge.config import search_config
 from evomerge.errors import ConfigError
 from evomerge.study import Study, describe_environment
+from fitness.harness import Harness
 
 UP = "model.layers.1.mlp.up_proj.weight"
 WEIGHTS = "model.safetensors"
@@ -351,6 +352,10 @@ CONFIGS = {
         *(SUITE, _task(gate={"at_least": 0.9, "at_most": 1})),
         *("gate needs one bound (task choice)", "either at_least or at_most, found both"),
     ),
+    "gate on the wrong side": (
+        *(SUITE, _task(gate={"at_most": 0.5})),
+        *("gate bounds the wrong side (task choice: acc)", "expected at_least", "found at_most", "write at_least"),
+    ),
     "unknown gate key": (SUITE, _task(gate={"at_lest": 1}), "unknown key", "gate.at_lest", "did you mean 'at_least'?"),
     "task file that is not YAML": (TASK, "task: choice\n  a: [b\n", "not valid YAML", "choice.yaml:2"),
     "template that is not Jinja": (
@@ -388,8 +393,8 @@ def test_a_bad_config(bench, refused, without_ray, own_tasks_only, kind):
 
 
 def test_a_study_name_in_use(bench, refused, without_ray):
-    bench.study()
-    refused(bench.search(), 2, "study name already in use (study=s)", "evomerge resume s, or choose another name")
+    told = f"evomerge resume {bench.study()}, or choose another name"
+    refused(bench.search(), 2, "study name already in use (study=s)", told)
 
 
 def test_a_study_that_another_process_writes(bench, refused):
@@ -416,10 +421,20 @@ def test_a_resume_with_workers_that_cannot_be_had_keeps_the_config(bench, refuse
     refused(["resume", str(bench.study()), "workers.gpus=64"], 2, "the workers need more than the cluster has")
 
 
+def test_a_resume_on_other_documents(bench, refused, without_ray):
+    config = search_config(bench.search()[3:], bench.inputs / "configs")
+    environment = describe_environment({}, Harness(config.suite).digests)
+    with Study.create(config.folder, config.model_dump(mode="json"), environment):
+        path = bench.inputs / "configs" / DATA
+    path.write_text(path.read_text().replace('"gold": 0', '"gold": 1', 1))
+    told = ("the documents of a task have changed since the study began (task choice)", "restore", "start a new study")
+    refused(["resume", str(config.folder)], 5, *told)
+
+
 def test_an_export_of_what_is_not_there(bench, refused):
     study = str(bench.study())
     refused(["export", study, "--candidate", "99"], 2, "no such candidate (study s)", "found 99")
-    refused(["export", study], 3, "no candidate clears every gate (study s)", "evomerge resume s")
+    refused(["export", study], 3, "no candidate clears every gate (study s)", f"evomerge resume {study} ")
     refused(["export", str(bench.left / "nothing")], 5, "no such study")
 
 
@@ -433,6 +448,13 @@ def test_wrong_flags(refused, words):
 def test_scoring_a_holdout_that_is_not_kept(bench, refused):
     words = bench.score("suite.holdout.fraction=0", "--split", "holdout")
     refused(words, 2, "split is empty (task choice)", "expected holdout documents", "holdout.fraction")
+
+
+def test_a_benchmark_steers_no_search_and_may_be_scored(bench, refused, without_ray, monkeypatch, capfd):
+    monkeypatch.setattr("fitness.tasks.benchmark", lambda *_facts: "owner/benchmark (test)")
+    refused(bench.search(), 2, "task is scored on a public benchmark (task choice)", "found owner/benchmark (test)")
+    assert main(bench.score("--json")) == 0
+    assert json.loads(capfd.readouterr().out)["scores"].keys() == {"choice", "prose"}
 
 
 def test_an_output_that_exists(bench, refused):

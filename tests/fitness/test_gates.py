@@ -63,6 +63,15 @@ def test_a_reference_that_was_never_scored(references):
         judge({"acc": 0.5}, suite(acc={"at_least": 1, "of": "best_parent"}), references)
 
 
+@pytest.mark.parametrize("gate", [{"at_least": 0.9, "of": "base"}, {"at_most": 1.1, "of": "best_parent"}])
+def test_a_share_of_a_negative_score_is_refused(gate):
+    references = {"base": {"gain": -2.0}, "a": {"gain": -1.0}, "b": {"gain": 3.0}}
+    with pytest.raises(SuiteError, match=r"relative gate on a negative score \(task gain: .*found -[12].0; give"):
+        judge({"gain": 0.5}, suite(gain=gate), references)
+    (result,) = judge({"gain": 0.5}, suite(gain={"at_least": -2}), references)
+    assert result.cleared
+
+
 positive = st.floats(0.01, 100)
 
 

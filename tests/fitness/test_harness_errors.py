@@ -139,6 +139,28 @@ def test_task_that_runs_generated_code_is_refused(tmp_path, task_folder, write_t
         load(tmp_path, GEN)
 
 
+@pytest.mark.parametrize(
+    "spec, gate, message",
+    [
+        (GEN, {"at_most": 0.5}, "(task gen: exact_match): expected at_least, higher is better, found at_most"),
+        (
+            PERPLEXITY,
+            {"at_least": 0.9, "of": "base"},
+            "(task cloze: perplexity): expected at_most, lower is better, found at_least",
+        ),
+    ],
+)
+def test_a_gate_on_the_wrong_side(task_folder, spec, gate, message):
+    with pytest.raises(SuiteError) as refused:
+        load(task_folder, spec | {"gate": gate})
+    assert f"gate bounds the wrong side {message}; write at_" in str(refused.value)
+
+
+def test_a_gate_on_the_right_side(task_folder):
+    gated = [GEN | {"gate": {"at_least": 0.5}}, PERPLEXITY | {"gate": {"at_most": 1.1, "of": "base"}}]
+    assert load(task_folder, *gated).directions == {"gen": True, "cloze": False}
+
+
 def test_fewshot_examples_never_come_from_the_holdout(tmp_path, task_folder, write_task):
     data = {"data_files": {"test": str(task_folder / "test.jsonl")}}
     write_task(tmp_path, "gen", dataset_kwargs=data, fewshot_split=None)

@@ -78,7 +78,7 @@ def search(config, pool, tmp_path) -> Iterator[Search]:
         seed=config.seed,
     )
     optimizer = make_optimizer(config.optimizer, initial=genome.initial, choices=genome.choices, seed=config.seed)
-    environment = describe_environment({})
+    environment = describe_environment({}, {})
     with (
         Study.create(tmp_path / "s", config.model_dump(mode="json"), environment) as study,
         SearchProgress(config.budget.candidates, 0) as progress,

@@ -10,7 +10,13 @@ def test_from_a_config_to_a_recipe_that_scores_the_same(calm, shown, tiny, tmp_p
     assert [candidate["number"] for candidate in document["candidates"]] == list(range(19))
     assert {candidate["state"] for candidate in document["candidates"]} == {"complete"}
     names = [baseline["name"] for baseline in document["baselines"]]
-    assert names[:4] == ["base", "first", "second", "uniform"]
+    assert names[:3] == ["base", "first", "second"]
+    assert sorted(names[3:]) == [
+        "dare_ties",
+        *(f"task_arithmetic_{scale}" for scale in (0.2, 0.4, 0.6, 0.8)),
+        "ties",
+        "uniform",
+    ]
     # the holdout holds every baseline and three finalists, once each
     assert len(document["finalists"]) == len(names) + 3
 

@@ -8,6 +8,7 @@ import pytest
 from evomerge.errors import UsageError
 from evomerge.study import Candidate, Result, Study, StudyView
 from evomerge.study.document import candidate_detail, list_studies, study_document
+from evomerge.study.table import ending_table, study_table
 
 Add = Callable[..., Candidate]
 
@@ -67,6 +68,32 @@ def test_one_candidate_in_full(study: Study, recorded: Add):
     assert detail["holdout"]["scores"] == {"shipping": 0.4}
     with pytest.raises(UsageError):
         candidate_detail(study, 1)
+
+
+def test_benchmarks_that_steered_are_said_everywhere_and_first(study: Study, folder: Path, recorded: Add):
+    assert study_document(study).benchmarks == ()
+    study.note("benchmarks", ["maths: openai/gsm8k (test)", "qa: cais/mmlu (test)"])
+    recorded(study, 0.5)
+    document = study_document(StudyView(folder))
+    for text in (document.model_dump_json(), (folder / "best.provenance.json").read_text()):
+        assert strict(text)["benchmarks"] == ["maths: openai/gsm8k (test)", "qa: cais/mmlu (test)"]
+    for table in (ending_table, study_table):
+        first, *others = map(str, table(document))
+        assert "steered this search: maths: openai/gsm8k (test), qa: cais/mmlu (test)." in first
+        assert not any("benchmark" in other for other in others)
+        assert not any("benchmark" in str(each) for each in table(document.model_copy(update={"benchmarks": ()})))
+
+
+def test_a_list_shows_the_objective_of_the_winner(tmp_path: Path, created: Callable[..., Study], recorded: Add):
+    for name, winner in (("elected", 1), ("refused", None)):
+        with created(tmp_path / name) as study:
+            recorded(study, 0.6)
+            recorded(study, 0.5)
+            study.elect(winner)
+    assert [(entry.study, entry.objective, entry.feasible) for entry in list_studies(tmp_path)] == [
+        ("elected", 0.5, 2),
+        ("refused", None, 2),
+    ]
 
 
 def test_broken_studies_are_listed_with_the_reason(tmp_path: Path, created: Callable[..., Study], recorded: Add):

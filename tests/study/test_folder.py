@@ -10,6 +10,7 @@ from evomerge.errors import ConfigError, StudyError, exit_code
 from evomerge.study.folder import (
     StudyFolder,
     check_name,
+    check_new,
     folders_in,
     new_folder,
     remove_partial_files,
@@ -127,12 +128,20 @@ def test_a_name_in_use_is_refused_even_when_taken_meanwhile(tmp_path: Path):
         path.mkdir(exist_ok=True)
         (path / "config.yaml").write_text("theirs")
 
-    with pytest.raises(ConfigError, match=r"already in use.*evomerge resume night"), new_folder(path):
+    with pytest.raises(ConfigError, match=rf"already in use.*evomerge resume {path}, or"), new_folder(path):
         take()
-    with pytest.raises(ConfigError, match=r"already in use.*evomerge resume night"), new_folder(path):
+    with pytest.raises(ConfigError, match=rf"already in use.*evomerge resume {path}, or"), new_folder(path):
         pytest.fail("entered")
     assert (path / "config.yaml").read_text() == "theirs"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_name_in_the_usual_place_is_resumed_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "night").mkdir(parents=True)
+    for runs_dir in (Path("runs"), tmp_path / "runs"):
+        with pytest.raises(ConfigError, match="evomerge resume night, or"):
+            check_new("night", runs_dir)
 
 
 def test_a_replaced_file_is_whole_and_leaves_nothing_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -202,6 +202,25 @@ def test_the_elected_candidate_wins_until_a_better_one_is_found(study: Study, fo
     assert (folder / "best.yaml").read_text() == better.recipe
 
 
+def test_what_holdout_has_refused_is_not_handed_over(study: Study, folder: Path, recorded: Add):
+    refused, next_best = recorded(study, 0.6), recorded(study, 0.5)
+    missed = Result(scores={"shipping": 0.4}, violations={"shipping": 0.1}, objective=0.4)
+    study.add_finalist("base", None, missed)
+    assert study.winner == refused
+    study.add_finalist(str(refused.number), refused.number, missed)
+    assert (study.best, study.winner, StudyView(folder).winner) == (refused, None, None)
+    assert not (folder / "best.yaml").exists()
+    assert not (folder / "best.provenance.json").exists()
+    recorded(study, 0.3)
+    assert study.winner is None
+    study.elect(next_best.number)
+    assert (folder / "best.yaml").read_text() == next_best.recipe
+    better = recorded(study, 0.7)
+    assert study.winner == better
+    study.add_finalist(str(better.number), better.number, Result(reason="worker died"))
+    assert study.winner is None
+
+
 def test_baselines_and_finalists_are_kept_in_order_with_their_items(
     study: Study, folder: Path, scores: Callable[..., Scores]
 ):
@@ -273,7 +292,7 @@ def test_what_is_in_the_way_of_a_new_study(folder: Path, created: Create):
     assert not folder.parent.exists()
     created(folder).close()
     before = sorted((path.name, path.stat().st_mtime_ns) for path in folder.iterdir())
-    with pytest.raises(ConfigError, match=r"already in use.*evomerge resume night"):
+    with pytest.raises(ConfigError, match=rf"already in use.*evomerge resume {folder}, or"):
         created(folder)
     assert sorted((path.name, path.stat().st_mtime_ns) for path in folder.iterdir()) == before
 

@@ -1,0 +1,92 @@
+"""What a task's digest depends on: all that can change a score of the same model, and nothing else."""
+
+import json
+
+import pytest
+
+from fitness.harness import Harness
+from fitness.suite import SuiteConfig
+
+DOCUMENTS = [{"prompt": f"cat {number}", "answer": "dog"} for number in range(10)]
+GEN = {"name": "gen", "metric": "exact_match"}
+
+
+@pytest.fixture
+def write(tmp_path, write_task):
+    """write(...): a task with its documents and examples."""
+
+    def make(documents=DOCUMENTS, examples=DOCUMENTS[:4], comment="", **changes):
+        for name, rows in (("test", documents), ("train", examples)):
+            (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        path = write_task(tmp_path, "gen", **changes)
+        path.write_text(comment + path.read_text())
+
+    return make
+
+
+@pytest.fixture
+def digest(tmp_path):
+    def of(**changes):
+        spec = GEN | {key: value for key, value in changes.items() if key != "holdout"}
+        more = {"holdout": changes["holdout"]} if "holdout" in changes else {}
+        return Harness(SuiteConfig(include_path=(str(tmp_path),), tasks=[spec], **more)).digests["gen"]
+
+    return of
+
+
+def test_the_same_task_has_the_same_digest(write, digest):
+    write()
+    first = digest()
+    assert len(first) == 64
+    write(comment="# only a comment\n")
+    assert digest(weight=3.0, gate={"at_least": 0.5}, holdout={"fraction": 0.5}) == first
+
+
+def test_documents_examples_and_the_way_of_scoring_are_part_of_it(write, digest):
+    def edited(rows):
+        return [{**rows[0], "answer": "bird"}, *rows[1:]]
+
+    write()
+    digests = [digest(), digest(num_fewshot=1)]
+    write(documents=edited(DOCUMENTS))
+    digests.append(digest())
+    write(documents=DOCUMENTS[1:] + DOCUMENTS[:1])  # ids of items are places in the file
+    digests.append(digest())
+    write(examples=edited(DOCUMENTS[:4]))
+    digests.append(digest())
+    write(doc_to_text="{{prompt}} ->")
+    digests.append(digest())
+    assert len(set(digests)) == len(digests)
+
+
+def test_examples_that_are_not_shown_are_no_part_of_it(write, digest):
+    write()
+    first = digest(num_fewshot=0)
+    write(examples=DOCUMENTS[:3])
+    assert digest(num_fewshot=0) == first
+
+
+def test_the_place_of_a_task_and_of_its_functions_is_no_part_of_it(tmp_path, write_task):
+    digests = []
+    for name in ("here", "there"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in DOCUMENTS))
+        (folder / "own.py").write_text("def text(doc):\n    return doc['prompt']\n")
+        data = {"data_files": {"test": "test.jsonl"}}
+        path = write_task(folder, "gen", dataset_kwargs=data, fewshot_split=None, num_fewshot=0, doc_to_text=None)
+        path.write_text(path.read_text() + "doc_to_text: !function own.text\n")
+        digests.append(Harness(SuiteConfig(include_path=(str(folder),), tasks=[GEN])).digests["gen"])
+    assert digests[0] == digests[1]
+
+
+def test_a_file_that_the_task_includes_is_part_of_it(tmp_path, write, digest):
+    digests = set()
+    for tokens in (3, 4):
+        write(num_fewshot=0)
+        (tmp_path / "gen.yaml").rename(tmp_path / "common")
+        (tmp_path / "gen.yaml").write_text("include: common\ntask: gen\n")
+        text = (tmp_path / "common").read_text().replace("max_gen_toks: 3", f"max_gen_toks: {tokens}")
+        (tmp_path / "common").write_text(text)
+        digests.add(digest())
+    assert len(digests) == 2
