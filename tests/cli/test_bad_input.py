@@ -4,7 +4,8 @@ import json
 import resource
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -467,23 +468,27 @@ def test_a_merge_on_a_device_that_is_not_there(bench, refused):
     refused(bench.merge("--device", "cuda:99"), 2, "device not available", "expected", "found 'cuda:99'")
 
 
-@pytest.fixture
-def full_disk():
-    """full_disk(limit): from now on no file can grow beyond so many bytes."""
+@contextmanager
+def file_size_limit() -> Iterator[Callable[[int], None]]:
+    """limit(bytes): no file can grow past that, as on a full disk. Lifted before pytest itself writes anything."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield lambda limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_disk_too_full_for_a_merge(bench, refused, full_disk):
+def test_a_disk_too_full_for_a_merge(bench, refused):
     words = bench.merge()
-    full_disk(20_000)
-    refused(words, 2, "cannot write the checkpoint", "left/out", "nothing was left behind")
+    with file_size_limit() as limit:
+        limit(20_000)
+        refused(words, 2, "cannot write the checkpoint", "left/out", "nothing was left behind")
 
 
-def test_a_disk_too_full_for_a_study(bench, refused, monkeypatch, without_ray, full_disk):
-    monkeypatch.setattr(NoWorkers, "__enter__", lambda self: full_disk(1000))
-    refused(bench.search(), 5, "study cannot be written", "left/s", "free some space or choose another runs_dir")
+def test_a_disk_too_full_for_a_study(bench, refused, monkeypatch, without_ray):
+    with file_size_limit() as limit:
+        monkeypatch.setattr(NoWorkers, "__enter__", lambda self: limit(1000))
+        refused(bench.search(), 5, "study cannot be written", "left/s", "free some space or choose another runs_dir")
 
 
 def test_more_gpus_than_the_cluster_has(bench, refused):
