@@ -6,6 +6,7 @@ import pytest
 import torch
 import yaml
 
+from evomerge.cli import main
 from evomerge.config import SearchConfig, search_config
 from evomerge.errors import ModelError, NothingFeasibleError, ScoringError
 from evomerge.genome import Genome, ModelShape
@@ -135,6 +136,7 @@ def test_no_finalist_clears_the_holdout(search, pool):
     with pytest.raises(NothingFeasibleError, match="holdout"):
         choose_winner(search)
     assert not search.study.folder.best.exists()
+    assert main(["export", str(search.study.folder.path)]) == 3
 
 
 def test_an_export_that_scores_otherwise_is_not_handed_over(search, pool):
