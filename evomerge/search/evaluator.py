@@ -58,9 +58,9 @@ class Evaluator:
         self._workers = workers
         self.sources = self._kept_sources()
         self.statistics = StatisticsCache()
-        base = self.checkpoints[models.base.ref]
-        self.live = LiveModel(base.config, dtype=dtype_of(models.dtype), device=self.device)
-        self.tokenizer = load_tokenizer(base.folder)
+        self._base, self._dtype = self.checkpoints[models.base.ref], dtype_of(models.dtype)
+        self._live: LiveModel | None = self._new_live_model()
+        self.tokenizer = load_tokenizer(self._base.folder)
         self.harness = Harness(suite)
 
     def evaluate(self, job: Job) -> Outcome:
@@ -91,18 +91,21 @@ class Evaluator:
             host_share=1 / self._workers.count,
         )
 
+    def _new_live_model(self) -> LiveModel:
+        return LiveModel(self._base.config, dtype=self._dtype, device=self.device)
+
     def _evaluate(self, job: Job, seconds: dict[str, float]) -> Scores:
         started = perf_counter()
         recipe = Recipe.from_yaml(job.recipe, job.name)
         if job.folder is None:
             plan = make_plan(recipe, self.checkpoints)
-            self.live.model.to(self.device)
-            self.live.load(plan, stream(plan, self.sources, device=self.device, statistics=self.statistics))
-            self.harness.bind(self.live.model, self.tokenizer)
+            live = self._live = self._live or self._new_live_model()
+            live.load(plan, stream(plan, self.sources, device=self.device, statistics=self.statistics))
+            self.harness.bind(live.model, self.tokenizer)
         else:
-            # the live model and the sources may fill the device
-            self.live.model.to("cpu")
-            self.sources = self._kept_sources()
+            if self._live is not None:  # it and the sources may fill the device
+                self._live.model.to("cpu")
+                self._live, self.sources = None, self._kept_sources()
             shutil.rmtree(job.folder, ignore_errors=True)  # of a worker that died with this job
             merge_to_disk(recipe, Path(job.folder), device=str(self.device))
             _bind_checkpoint(self.harness, Path(job.folder), self.device)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from evomerge.config import SearchConfig, search_config
+from evomerge.merge import LiveModel
 from evomerge.search.baselines import source_recipes, uniform_recipes
 from evomerge.search.evaluator import Evaluator
 from evomerge.search.outcome import Job
@@ -51,7 +52,7 @@ def test_out_of_memory_is_a_reason_too(config, evaluator, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluator.live, "load", exhausted)
+        patch.setattr(LiveModel, "load", exhausted)
         assert evaluator.evaluate(job(config, 0.5)).reason.startswith("out of memory: CUDA out of memory")
     assert evaluator.evaluate(job(config, 0.5)).reason is None
 
