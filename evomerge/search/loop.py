@@ -256,13 +256,12 @@ class Search:
     def _tell_best(self) -> None:
         best = self.study.best
         if best is not None:
-            self.progress.best(f"best {best.objective:.4f} (candidate {best.number}), every gate cleared")
+            self.progress.best(f"best {best.objective:.4f} (#{best.number}), gates {_cleared(best)}")
             return
-        misses = [candidate for candidate in self.study.candidates() if candidate.objective is not None]
-        if misses:
-            nearest = min(misses, key=lambda candidate: standing(candidate).violation)
-            cleared = sum(nearest.gates.values())
-            self.progress.best(f"none feasible yet, nearest clears {cleared} of {len(nearest.gates)} gates")
+        scored = [candidate for candidate in self.study.candidates() if candidate.objective is not None]
+        if scored:
+            nearest = min(scored, key=lambda candidate: standing(candidate).violation)
+            self.progress.best(f"none feasible, #{nearest.number} clears {_cleared(nearest)} gates")
 
     def _stopping(self) -> bool:
         limit = self.config.budget.hours
@@ -272,6 +271,10 @@ class Search:
 def standing(result: Result) -> ranking.Standing:
     """What a result is ranked by."""
     return ranking.Standing(result.objective, sum(max(0.0, miss) for miss in result.violations.values()))
+
+
+def _cleared(candidate: Candidate) -> str:
+    return f"{sum(candidate.gates.values())}/{len(candidate.gates)}"
 
 
 def _told(candidates: Sequence[Candidate]) -> list[Told]:
