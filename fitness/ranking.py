@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fitness.errors import ScoringError
-from fitness.gates import GateResult
 from fitness.suite import SuiteConfig
 
 
@@ -24,9 +23,6 @@ class Standing:
 
     objective: float | None
     violation: float = 0.0
-
-
-FAILED = Standing(objective=None)
 
 
 def objective(scores: Mapping[str, float], suite: SuiteConfig, directions: Mapping[str, bool]) -> float:
@@ -56,9 +52,9 @@ def _utility(task: str, score: float, directions: Mapping[str, bool]) -> float:
     return 1 / (1 + score)
 
 
-def violation(gates: Iterable[GateResult]) -> float:
-    """The sum of the relative misses of the gates that are not cleared; 0 when all are."""
-    return sum(max(0.0, gate.violation) for gate in gates)
+def violation(misses: Iterable[float]) -> float:
+    """The sum of the relative misses of the gates that are not cleared, as `GateResult` has them; 0 when all are."""
+    return sum(max(0.0, miss) for miss in misses)
 
 
 def ranks(standings: Sequence[Standing]) -> list[float]:

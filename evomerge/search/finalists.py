@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from evomerge.errors import ScoringError
 from evomerge.search.loop import Search
 from evomerge.search.outcome import Job, Outcome
-from evomerge.study import Candidate, Finalist, Result
+from evomerge.study import Candidate, Finalist
 from evomerge.study.export import nothing_feasible
 from evomerge.study.items import candidate_items
 from fitness.items import Scores
@@ -71,11 +71,10 @@ def _score_holdout(search: Search, finalists: Sequence[Candidate]) -> bool:
         return False
     search.refer(sources, outcomes)
     for job in sources:
-        study.add_finalist(job.name, None, search.result(job, outcomes[job.name]), outcomes[job.name].scores)
+        study.add_finalist(job.name, None, search.judge(outcomes[job.name], "holdout"), outcomes[job.name].scores)
 
     def done(job: Job, outcome: Outcome) -> None:
-        result: Result = search.result(job, outcome)
-        study.add_finalist(job.name, numbers.get(job.name), result, outcome.scores)
+        study.add_finalist(job.name, numbers.get(job.name), search.judge(outcome, "holdout"), outcome.scores)
 
     return search.evaluate(others, done)
 

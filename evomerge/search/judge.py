@@ -1,34 +1,13 @@
-"""From item scores to a verdict: gates against the references, feasibility, objective."""
+"""From item scores to a result: gates against the references, and the objective."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from evomerge.errors import ScoringError
 from evomerge.search.outcome import Outcome, Split
-from fitness.gates import GateResult, judge
-from fitness.ranking import objective, violation
+from evomerge.study import Result
+from fitness.gates import judge
+from fitness.ranking import objective
 from fitness.suite import SuiteConfig
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a scored recipe is worth.
-
-    Attributes:
-        scores: task -> score, in the metric's own unit.
-        gates: one result for each gate.
-        objective: higher is better.
-        violation: total relative miss over the gates; 0 is feasible.
-    """
-
-    scores: Mapping[str, float]
-    gates: tuple[GateResult, ...]
-    objective: float
-    violation: float
-
-    @property
-    def feasible(self) -> bool:
-        """Whether every gate is cleared."""
-        return all(gate.cleared for gate in self.gates)
 
 
 class Judge:
@@ -42,14 +21,20 @@ class Judge:
         """Make the scores of a model known, `base` or a parent's name, so that gates may be relative to it."""
         self._references[split][model] = scores
 
-    def __call__(self, outcome: Outcome, split: Split) -> Verdict:
-        """Judge an outcome that did not fail.
+    def __call__(self, outcome: Outcome, split: Split) -> Result:
+        """What an outcome is worth, as it is recorded; one that failed or cannot be ranked keeps its reason.
 
         Raises:
-            ScoringError: a score cannot be ranked.
             SuiteError: a gate refers to a model that was not scored.
         """
-        scores = outcome.means
-        gates = judge(scores, self._suite, self._references[split])
+        scores, timings = outcome.means, outcome.seconds
+        if outcome.reason is not None:
+            return Result(reason=outcome.reason, timings=timings)
         directions = {task: items.higher_is_better for task, items in outcome.scores.items()}
-        return Verdict(scores, tuple(gates), objective(scores, self._suite, directions), violation(gates))
+        try:
+            value = objective(scores, self._suite, directions)
+        except ScoringError as error:
+            return Result(scores=scores, reason=str(error), timings=timings)
+        gates = judge(scores, self._suite, self._references[split])
+        violations = {gate.task: gate.violation for gate in gates}
+        return Result(scores=scores, violations=violations, objective=value, timings=timings)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from evomerge.config import SearchConfig
-from evomerge.errors import ModelError, ScoringError, StudyError
+from evomerge.errors import ModelError, StudyError
 from evomerge.genome import Genome
 from evomerge.optimize import Optimizer, Told
 from evomerge.optimize.optimizer import Vector
@@ -19,8 +19,8 @@ from evomerge.search.judge import Judge
 from evomerge.search.outcome import Job, Outcome
 from evomerge.search.progress import SearchProgress
 from evomerge.search.workers import WorkerPool
-from evomerge.study import MAX_ATTEMPTS, Candidate, Result, Study
-from fitness import ranking
+from evomerge.study import MAX_ATTEMPTS, Candidate, Study
+from fitness.ranking import Standing, ranks
 
 TICK = 0.5  # seconds between looks at the clock and at Ctrl-C
 MAX_FAILURES = 20  # in a row and for one reason, before the search ends instead of spending its budget
@@ -119,21 +119,6 @@ class Search:
         whole = self.evaluate(jobs, lambda job, outcome: outcomes.update({job.name: outcome}))
         return outcomes if whole else None
 
-    def result(self, job: Job, outcome: Outcome) -> Result:
-        """What an outcome is worth, as it is recorded."""
-        if outcome.reason is not None:
-            return Result(reason=outcome.reason, timings=outcome.seconds)
-        try:
-            verdict = self.judge(outcome, job.split)
-        except ScoringError as error:
-            return Result(scores=outcome.means, reason=str(error), timings=outcome.seconds)
-        return Result(
-            scores=verdict.scores,
-            violations={gate.task: gate.violation for gate in verdict.gates},
-            objective=verdict.objective,
-            timings=outcome.seconds,
-        )
-
     def _score_baselines(self) -> None:
         for baseline in self.study.baselines():
             if baseline.name in self.sources:
@@ -145,7 +130,7 @@ class Search:
             self.progress.say(f"baselines: {', '.join(job.name for job in [*sources, *uniform])}")
 
         def done(job: Job, outcome: Outcome) -> None:
-            self.study.add_baseline(job.name, job.recipe, self.result(job, outcome), outcome.scores)
+            self.study.add_baseline(job.name, job.recipe, self.judge(outcome, job.split), outcome.scores)
 
         # gates may refer to any source, so nothing is judged before all sources are scored
         outcomes = self.evaluate_all(sources)
@@ -216,7 +201,7 @@ class Search:
 
     def _finish(self, job: Job, outcome: Outcome) -> None:
         assert job.number is not None
-        self._settled(self.study.finish(job.number, self.result(job, outcome), outcome.scores))
+        self._settled(self.study.finish(job.number, self.judge(outcome, job.split), outcome.scores))
 
     def _settled(self, candidate: Candidate) -> None:
         """A candidate has its result."""
@@ -260,7 +245,7 @@ class Search:
             return
         scored = [candidate for candidate in self.study.candidates() if candidate.objective is not None]
         if scored:
-            nearest = min(scored, key=lambda candidate: standing(candidate).violation)
+            nearest = min(scored, key=lambda candidate: candidate.violation)
             self.progress.best(f"none feasible, #{nearest.number} clears {_cleared(nearest)} gates")
 
     def _stopping(self) -> bool:
@@ -268,18 +253,13 @@ class Search:
         return self.draining() or (limit is not None and self.study.hours >= limit)
 
 
-def standing(result: Result) -> ranking.Standing:
-    """What a result is ranked by."""
-    return ranking.Standing(result.objective, sum(max(0.0, miss) for miss in result.violations.values()))
-
-
 def _cleared(candidate: Candidate) -> str:
     return f"{sum(candidate.gates.values())}/{len(candidate.gates)}"
 
 
 def _told(candidates: Sequence[Candidate]) -> list[Told]:
-    ranks = ranking.ranks([standing(candidate) for candidate in candidates])
+    ranked = ranks([Standing(candidate.objective, candidate.violation) for candidate in candidates])
     return [
         Told(np.array(candidate.x), rank, candidate.objective, tuple(candidate.violations.values()))
-        for candidate, rank in zip(candidates, ranks, strict=True)
+        for candidate, rank in zip(candidates, ranked, strict=True)
     ]

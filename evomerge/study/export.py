@@ -102,7 +102,7 @@ def nothing_feasible(study: StudyView) -> NothingFeasibleError:
             remedy=f"{resume}, or start a study with a wider genome",
         )
     scored = [candidate for candidate in candidates if candidate.objective is not None]
-    nearest = min(scored, key=lambda each: sum(max(0.0, miss) for miss in each.violations.values()), default=None)
+    nearest = min(scored, key=lambda each: each.violation, default=None)
     found = f"{len(scored)} scored candidates"
     if nearest is not None:
         found += f", the nearest is number {nearest.number}, which misses {', '.join(nearest.missed)}"

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from fitness.ranking import violation
+
 State = Literal["running", "complete", "failed"]
 
 
@@ -35,6 +37,11 @@ class Result:
     def missed(self) -> tuple[str, ...]:
         """The tasks whose gate is not cleared."""
         return tuple(task for task, cleared in self.gates.items() if not cleared)
+
+    @property
+    def violation(self) -> float:
+        """Total relative miss over the gates; 0 when all are cleared."""
+        return violation(self.violations.values())
 
     @property
     def feasible(self) -> bool:

@@ -11,6 +11,7 @@ from evomerge.study.document import (
     ResultDocument,
     StudyDocument,
 )
+from fitness.ranking import violation
 
 R = TypeVar("R", bound=ResultDocument)
 
@@ -47,7 +48,7 @@ def ranked(candidates: Iterable[CandidateDocument]) -> list[CandidateDocument]:
     """The scored candidates: feasible ones by objective, then the others by how far they miss their gates."""
 
     def place(candidate: CandidateDocument) -> tuple[bool, float, float, int]:
-        missed = sum(max(0.0, miss) for miss in candidate.violations.values())
+        missed = violation(candidate.violations.values())
         return (not candidate.feasible, missed, -(candidate.objective or 0.0), candidate.number)
 
     return sorted((candidate for candidate in candidates if candidate.objective is not None), key=place)

@@ -3,8 +3,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fitness.errors import ScoringError
-from fitness.ranking import FAILED, Standing, objective, ranks
+from fitness.ranking import Standing, objective, ranks
 from fitness.suite import SuiteConfig
+
+FAILED = Standing(objective=None)
 
 SUITE = SuiteConfig(
     tasks=[{"name": "acc", "metric": "acc", "weight": 3}, {"name": "ppl", "metric": "word_perplexity", "weight": 1}]

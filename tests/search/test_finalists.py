@@ -123,7 +123,7 @@ def test_a_winner_of_an_earlier_session_is_not_lost_to_finalists_that_fail_on_ho
     for candidate in ranked[:3]:
         pool.faults[str(candidate.number)] = [Outcome(reason="refused")] * 9
     first = ranked[3]
-    result = search.result(Job("x", first.recipe, "dev"), pool.evaluator.evaluate(Job("x", first.recipe, "dev")))
+    result = search.judge(pool.evaluator.evaluate(Job("x", first.recipe, "dev")), "dev")
     search.study.add_finalist(str(first.number), first.number, result)
     assert choose_winner(search) == first
     assert (search.study.folder.best).read_text() == first.recipe
