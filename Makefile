@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test soak clean
+.PHONY: demo test soak bench clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -24,6 +24,10 @@ test: .venv/installed
 
 soak: .venv/installed
 	$(BIN)/pytest -m soak
+
+# What merging costs on this machine, beside the floor; half an hour the first time, 4 GB of disk.
+bench: .venv/installed
+	$(BIN)/evomerge bench merge
 
 clean:
 	rm -rf .venv runs/demo

@@ -3,7 +3,8 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -113,8 +114,10 @@ def _parser() -> argparse.ArgumentParser:
     merge = commands.add_parser("merge", help="merge a recipe into a checkpoint")
     merge.add_argument("recipe", type=Path, metavar="RECIPE", help="a YAML recipe, mergekit's language")
     merge.add_argument("out", type=Path, metavar="OUT", help="the folder to make")
-    merge.add_argument("--device", default="auto", help="auto, cpu, cuda[:n] or any accelerator that torch knows")
+    _device(merge)
     merge.add_argument("--max-shard-size", default="5GB", metavar="S", help="of one safetensors file (default: 5GB)")
+    merge.add_argument("--intermediate", type=Path, metavar="DIR", help="also write each named stage, to DIR/NAME")
+    _compile(merge, "auto")
     merge.set_defaults(run=_merge)
 
     check = commands.add_parser("check", help="tell whether a recipe can be merged, and what to watch")
@@ -129,7 +132,36 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--split", choices=["dev", "holdout"], default="dev")
     _json(score)
     score.set_defaults(run=_score)
+
+    methods = commands.add_parser("methods", help="list the merge methods, or tell all about one")
+    methods.add_argument("name", nargs="?", metavar="NAME", help="one method in full")
+    form = methods.add_mutually_exclusive_group()
+    _json(form)
+    form.add_argument("--markdown", action="store_true", help="the list as a Markdown table")
+    methods.set_defaults(run=_methods)
+
+    benches = commands.add_parser("bench", help="measure what merging costs on this machine").add_subparsers(
+        title="what to measure", metavar="WHAT", required=True
+    )
+    _bench(benches.add_parser("merge", help="every method, to disk and into a live model, beside its floor"))
     return parser
+
+
+def _bench(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Make synthetic models, merge them to disk and into a live model, and compare with the floor: one pass that "
+        "reads the same source bytes and writes the output bytes. Methods for two models get two."
+    )
+    parser.add_argument("--params", default="350M", metavar="N", help="parameters of each model (default: 350M)")
+    parser.add_argument("--parents", type=int, default=3, metavar="N", help="models besides the base (default: 3)")
+    parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16")
+    parser.add_argument("--methods", default="all", metavar="A,B", help="names, or all (the default)")
+    _device(parser)
+    parser.add_argument("--repeat", type=int, default=3, metavar="N", help="runs to take the median of (default: 3)")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="write the models there, and leave them")
+    _compile(parser, "always")
+    _json(parser)
+    parser.set_defaults(run=_bench_merge)
 
 
 def _config_dir(parser: argparse.ArgumentParser) -> None:
@@ -145,7 +177,21 @@ def _study(parser: argparse.ArgumentParser) -> None:
     _runs_dir(parser)
 
 
-def _json(parser: argparse.ArgumentParser) -> None:
+def _device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda[:n] or any accelerator that torch knows")
+
+
+def _compile(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "--compile",
+        choices=["auto", "always", "never"],
+        default=default,
+        help="kernels: auto compiles where that saves more than it costs, and uses those of earlier runs "
+        f"(default: {default})",
+    )
+
+
+def _json(parser: "argparse.ArgumentParser | argparse._MutuallyExclusiveGroup") -> None:
     parser.add_argument("--json", action="store_true", help="machine-readable output")
 
 
@@ -240,25 +286,39 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _merge(options: argparse.Namespace) -> int:
-    from rich.console import Console
-    from rich.progress import Progress
-
     from evomerge.merge import merge_to_disk
     from evomerge.recipe import Recipe
 
-    recipe = Recipe.read(options.recipe)
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task("merge", total=None)
-        merge_to_disk(
-            recipe,
-            options.out,
-            device=options.device,
-            max_shard_size=options.max_shard_size,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
-    print(f"merged into {options.out}")
+    recipe, folder = Recipe.read(options.recipe), options.intermediate
+    *stages, last = (recipe,) if folder is None else recipe.stored_in(folder)
+    for step, out in (*((stage, folder / str(stage.name)) for stage in stages), (last, options.out)):
+        with _progress(out.name) as progress:
+            plan = merge_to_disk(
+                step,
+                out,
+                device=options.device,
+                max_shard_size=options.max_shard_size,
+                kernels=options.compile,
+                progress=progress,
+            )
+        for warning in plan.warnings:
+            print(f"evomerge: warning: {warning}", file=sys.stderr)
+        print(f"merged into {out}")
     return 0
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar on a terminal, and nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -288,6 +348,46 @@ def _score(options: argparse.Namespace) -> int:
         return 0
     for task, result in scores.items():
         print(f"{task:24} {result.metric:20} {result.score:8.4f}   {len(result.values)} {options.split} items")
+    return 0
+
+
+def _methods(options: argparse.Namespace) -> int:
+    from evomerge.methods import METHODS, get_method
+    from evomerge.methods.table import markdown_table, method_document, method_table, methods_table
+
+    chosen = list(METHODS.values()) if options.name is None else [get_method(options.name, "NAME")]
+    if options.json:
+        documents = [method_document(method) for method in chosen]
+        print(json.dumps(documents if options.name is None else documents[0], indent=2))
+    elif options.markdown:
+        print(markdown_table(chosen), end="")
+    else:
+        _print(*([methods_table(chosen)] if options.name is None else method_table(chosen[0])))
+    return 0
+
+
+def _bench_merge(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from evomerge.bench.merge import bench_merge
+    from evomerge.bench.table import bench_table
+
+    with Console(stderr=True).status("starting") as status:
+        report = bench_merge(
+            options.params,
+            options.parents,
+            options.dtype,
+            methods=options.methods,
+            device=options.device,
+            repeat=options.repeat,
+            kernels=options.compile,
+            keep=options.keep,
+            say=status.update,
+        )
+    if options.json:
+        print(report.to_json())
+    else:
+        _print(*bench_table(report))
     return 0
 
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -82,6 +82,7 @@ class WorkersConfig(_Config):
 
     count: int = Field(default=1, ge=1)
     cpus: int = Field(default=1, ge=1)
+    compile: Literal["auto", "always", "never"] = "auto"
     gpus: float = Field(default=0, ge=0)
     device: str = "auto"
     timeout: float | None = Field(default=None, gt=0)

@@ -110,6 +110,14 @@ class _Path(Part):
     revision: StrictStr | None = None
 
 
+def _no_override(value: Any) -> None:
+    if value is not None:
+        raise refusal(
+            "override_architecture has no effect", found=repr(value), remedy="remove it: names of tensors tell"
+        )
+
+
 class _Reference(Part):
     model: Annotated[_Path, BeforeValidator(_split_path)]
     lora: Annotated[_Path | None, BeforeValidator(_split_path)] = None
+    override_architecture: Annotated[None, BeforeValidator(_no_override)] = None  # mergekit writes its null

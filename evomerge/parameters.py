@@ -109,46 +109,65 @@ def evaluate(setting: Setting, tensor: str, t: float, kind: Kind = "float") -> f
     Raises:
         RecipeError: a value that is not of `kind`.
     """
-    if isinstance(setting, ConditionalValue):
-        return evaluate((setting,), tensor, t, kind)
-    if not isinstance(setting, tuple):
-        return _read(setting, kind)
-    values = []
-    for entry in setting:
-        if not isinstance(entry, ConditionalValue):
-            values.append(_read(entry, kind))
-        elif entry.filter in (None, "*") or entry.filter in tensor:
-            return evaluate(entry.value, tensor, t, kind)
-    return _interpolate(values, t, kind) if values else None
+    return _value(_rules(setting, kind), tensor, t, kind)
 
 
-def parameter(
-    name: str, tensor: str, t: float, *scopes: Mapping[str, Setting] | None, kind: Kind = "float"
-) -> float | int | bool | None:
-    """Look a parameter up for one tensor: the first scope that has a value for it decides.
+class Lookup:
+    """One parameter in the scopes that may set it: the first that has a value for a tensor decides.
+
+    Settings are read once here, and then asked for each tensor.
 
     Args:
         name: name of the parameter.
-        tensor: name of the tensor, which filters look into.
-        t: position of the layer within its slice, in [0, 1]; 0 for tensors outside of the layers.
+        kind: its type.
         *scopes: the `parameters` of a recipe's parts, most specific first: source, slice, module, recipe.
-        kind: type of the parameter.
-
-    Returns:
-        The value, or None when no scope has one.
 
     Raises:
         RecipeError: a value that is not of `kind`.
     """
-    for scope in scopes:
-        if scope is not None and name in scope:
-            try:
-                value = evaluate(scope[name], tensor, t, kind)
-            except RecipeError as error:
-                raise RecipeError(error.what, where=name, expected=error.expected, found=error.found) from None
-            if value is not None:
-                return value
+
+    def __init__(self, name: str, kind: Kind, *scopes: Mapping[str, Setting] | None) -> None:
+        self._kind = kind
+        try:
+            self._rules = [
+                rule for scope in scopes if scope is not None and name in scope for rule in _rules(scope[name], kind)
+            ]
+        except RecipeError as error:
+            raise RecipeError(error.what, where=name, expected=error.expected, found=error.found) from None
+
+    def value(self, tensor: str, t: float) -> float | int | bool | None:
+        """The value for one tensor, None when no scope has one; `tensor` and `t` as in `evaluate`."""
+        return _value(self._rules, tensor, t, self._kind)
+
+
+def conditions(setting: Setting) -> tuple[ConditionalValue, ...]:
+    """The conditions of a setting, none of a plain value."""
+    if isinstance(setting, ConditionalValue):
+        return (setting,)
+    return (
+        tuple(entry for entry in setting if isinstance(entry, ConditionalValue)) if isinstance(setting, tuple) else ()
+    )
+
+
+# A filter, None if it fits every tensor, and the entries of a gradient, a scalar being one of a single entry.
+_Rule: TypeAlias = tuple[str | None, tuple[float | int | bool, ...]]
+
+
+def _rules(setting: Setting, kind: Kind) -> list[_Rule]:
+    pairs: list[tuple[str | None, Any]] = [(each.filter, each.value) for each in conditions(setting)]
+    pairs = pairs or [(None, setting)]
+    return [(None if pattern == "*" else pattern, _read_all(value, kind)) for pattern, value in pairs]
+
+
+def _value(rules: list[_Rule], tensor: str, t: float, kind: Kind) -> float | int | bool | None:
+    for pattern, values in rules:
+        if pattern is None or pattern in tensor:
+            return values[0] if len(values) == 1 else _interpolate(values, t, kind)
     return None
+
+
+def _read_all(value: Any, kind: Kind) -> tuple[float | int | bool, ...]:
+    return tuple(_read(entry, kind) for entry in value) if isinstance(value, tuple) else (_read(value, kind),)
 
 
 def _read(value: Any, kind: Kind) -> float | int | bool:
@@ -159,7 +178,7 @@ def _read(value: Any, kind: Kind) -> float | int | bool:
     return number
 
 
-def _interpolate(values: list[float | int | bool], t: float, kind: Kind) -> float | int | bool:
+def _interpolate(values: tuple[float | int | bool, ...], t: float, kind: Kind) -> float | int | bool:
     position = t * (len(values) - 1)
     low = int(position)
     if kind == "bool":

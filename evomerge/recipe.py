@@ -11,12 +11,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
-import yaml
 from pydantic import (
     AfterValidator,
     Discriminator,
     Field,
     PositiveInt,
+    PrivateAttr,
     StrictBool,
     StrictInt,
     StrictStr,
@@ -25,17 +25,19 @@ from pydantic import (
     model_validator,
 )
 
+from evomerge.chain import chained
+from evomerge.documents import read_documents, write_document
 from evomerge.errors import RecipeError, nearest
 from evomerge.model_ref import ModelRef
 from evomerge.parameters import (
     ConditionalValue,
     Kind,
+    Lookup,
     Parameters,
     Part,
     Setting,
     evaluate,
     not_empty,
-    parameter,
     refusal,
 )
 
@@ -43,6 +45,7 @@ __all__ = [
     "DTYPES",
     "ConditionalValue",
     "Kind",
+    "Lookup",
     "ModelRef",
     "ModelToken",
     "Module",
@@ -56,7 +59,6 @@ __all__ = [
     "TokenizerSpec",
     "ZeroToken",
     "evaluate",
-    "parameter",
 ]
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
@@ -201,6 +203,9 @@ class Recipe(Part):
     Exactly one of `models` (whole models), `slices` (layer ranges) and `modules` (either of these for each network of a
     model) is set. `parameters` hold for every input that has none of its own; an integer `random_seed` among them seeds
     the masks of DARE. `dtype` is the type of the output (and of mergekit's arithmetic), unless `out_dtype` is set.
+
+    Several documents in one text are stages: wherever a model may stand, one may name another's `name`. The one without
+    a name, or else the last, is the recipe, and has the others as its `stages`.
     """
 
     merge_method: StrictStr
@@ -215,6 +220,8 @@ class Recipe(Part):
     tokenizer: TokenizerSpec | None = None
     chat_template: StrictStr | None = None
     name: StrictStr | None = None
+
+    _stages: tuple["Recipe", ...] = PrivateAttr(default=())
 
     @model_validator(mode="after")
     def _check_inputs(self) -> Self:
@@ -242,17 +249,18 @@ class Recipe(Part):
         """Read a recipe; `where` names its source in errors.
 
         Raises:
-            RecipeError: `text` is not YAML, gives a key twice, or is not a recipe.
+            RecipeError: `text` is not YAML, gives a key twice, or is not a recipe; or its stages do not fit together.
         """
-        try:
-            document = yaml.load(text, Loader=_Loader)
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            place = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
-            raise RecipeError(f"not valid YAML: {getattr(error, 'problem', error)}", where=place) from None
-        except (ValueError, RecursionError) as error:  # of a date or a tagged number that is none; of deep nesting
-            raise RecipeError("not valid YAML", where=where, found=error) from None
-        return cls.from_document(document, where)
+        documents = read_documents(text, where)
+        if len(documents) == 1:
+            return cls.from_document(documents[0], where)
+        stages = [
+            cls.from_document(document, f"{where}, document {number}") for number, document in enumerate(documents, 1)
+        ]
+        needs = [dict.fromkeys(_references(stage)) for stage in stages]
+        *order, last = chained([stage.name for stage in stages], needs, where)
+        stages[last]._stages = tuple(stages[place] for place in order)
+        return stages[last]
 
     @classmethod
     def read(cls, path: Path | str) -> Self:
@@ -270,30 +278,87 @@ class Recipe(Part):
         return cls.from_yaml(text, str(path))
 
     def to_yaml(self) -> str:
-        """The recipe as YAML that mergekit reads: what was set, in the order of the fields, and nothing else."""
-        document = self.model_dump(mode="json", exclude_unset=True)
-        return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+        """The recipe as YAML that mergekit reads: what was set, in the order of the fields, and nothing else.
+
+        Stages come first, as documents of their own, as mergekit-multimerge reads them.
+        """
+        return "---\n".join(
+            write_document(each.model_dump(mode="json", exclude_unset=True)) for each in (*self._stages, self)
+        )
 
     @property
     def digest(self) -> str:
         """SHA-256, in hex, of the content; the order of keys and keys set to null do not count."""
-        document = self.model_dump(mode="json", exclude_none=True)
+        documents = [each.model_dump(mode="json", exclude_none=True) for each in (*self._stages, self)]
+        document = documents if self._stages else documents[0]
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
     @property
-    def models_used(self) -> tuple[ModelRef, ...]:
-        """Every model that gives weights, once each: the base first, then in order of appearance."""
-        return tuple(dict.fromkeys(self._references()))
+    def stages(self) -> tuple["Recipe", ...]:
+        """The other documents, each after those that it reads."""
+        return self._stages
 
-    def _references(self) -> Iterator[ModelRef]:
-        if self.base_model is not None:
-            yield self.base_model
+    @property
+    def unused_stages(self) -> tuple[str, ...]:
+        """Names of stages that the recipe does not come from."""
+        used = {stage.name for stage in self._chain()}
+        return tuple(str(stage.name) for stage in self._stages if stage.name not in used)
+
+    @property
+    def inputs(self) -> tuple[ModelRef, ...]:
+        """Every model or stage that gives weights to the recipe itself: the base first, then in order of appearance."""
+        base = () if self.base_model is None else (self.base_model,)
         parts: tuple[Recipe | Module, ...] = (self, *(self.modules or {}).values())
-        for part in parts:
-            yield from (entry.model for entry in part.models or ())
-            for run in part.slices or ():
-                yield from (run.base_model,) if run.base_model is not None else ()
-                yield from (source.model for source in run.sources)
+        weights = (ref for part in parts for entries in (part.models, part.slices) for ref in _references(entries))
+        return tuple(dict.fromkeys((*base, *weights)))
+
+    @property
+    def models_used(self) -> tuple[ModelRef, ...]:
+        """Every model that gives weights, also to a stage that is used, once each: the base first."""
+        names = {stage.name for stage in self._stages}
+        return tuple(dict.fromkeys(ref for each in self._chain() for ref in each.inputs if ref.path not in names))
+
+    def stored_in(self, folder: Path) -> tuple["Recipe", ...]:
+        """The stages and then the recipe, each to be merged alone: what they read of stages lies in `folder`/name."""
+        folders = {ModelRef(str(stage.name)): ModelRef(str(folder / str(stage.name))) for stage in self._stages}
+        return tuple(_replaced(each, folders) for each in (*self._stages, self))
+
+    def _chain(self) -> list["Recipe"]:
+        """The recipe and the stages that it comes from, the recipe first."""
+        found, needed = [self], set(self.inputs)
+        for stage in reversed(self._stages):
+            if ModelRef(str(stage.name)) in needed:
+                found.append(stage)
+                needed |= set(stage.inputs)
+        return found
+
+
+def _references(value: object) -> Iterator[ModelRef]:
+    """All models in a part of a recipe, in order of appearance."""
+    if isinstance(value, ModelRef):
+        yield value
+    elif isinstance(value, Part):
+        yield from _references(tuple(getattr(value, key) for key in type(value).model_fields if key != "parameters"))
+    elif isinstance(value, Mapping):
+        yield from _references(tuple(value.values()))
+    elif isinstance(value, tuple):
+        for entry in value:
+            yield from _references(entry)
+
+
+def _replaced(value: Any, others: Mapping[ModelRef, ModelRef]) -> Any:
+    """A part of a recipe with other models."""
+    if isinstance(value, ModelRef):
+        return others.get(value, value)
+    if isinstance(value, Recipe):
+        value = value.model_copy()
+        value._stages = ()
+    if isinstance(value, Part):
+        fields = {key: _replaced(getattr(value, key), others) for key in value.model_fields_set}
+        return value.model_copy(update=fields)
+    if isinstance(value, Mapping):
+        return {key: _replaced(entry, others) for key, entry in value.items()}
+    return tuple(_replaced(entry, others) for entry in value) if isinstance(value, tuple) else value
 
 
 _TYPES = {
@@ -330,38 +395,3 @@ def _recipe_error(error: ValidationError, where: str) -> RecipeError:
         return RecipeError("missing key", where=place)
     expected = _TYPES.get(first["type"], first["msg"].removeprefix("Input should be "))
     return RecipeError("bad value", where=place, expected=expected, found=reprlib.repr(first["input"]))
-
-
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which refuses a key given twice."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node: yaml.MappingNode = super().compose_mapping_node(anchor)
-        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        first = {key.value: key for key in reversed(keys)}
-        for key in keys:
-            if key is not first[key.value]:
-                raise yaml.composer.ComposerError(problem=f"key {key.value!r} given twice", problem_mark=key.start_mark)
-        return node
-
-
-class _Dumper(yaml.SafeDumper):
-    """PyYAML's safe dumper, without anchors, with lists of scalars on one line and text in blocks."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-def _represent_list(dumper: yaml.SafeDumper, entries: list[Any]) -> yaml.Node:
-    flow = not any(isinstance(entry, list | dict) for entry in entries)
-    return dumper.represent_sequence("tag:yaml.org,2002:seq", entries, flow_style=flow)
-
-
-def _represent_str(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
-    # PyYAML folds the separators other than a newline into one unless they are escaped.
-    style = '"' if any(mark in text for mark in "\r\x85\u2028\u2029") else "|" if "\n" in text else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-
-_Dumper.add_representer(list, _represent_list)
-_Dumper.add_representer(str, _represent_str)

@@ -1,6 +1,7 @@
 """A family of tiny models on disk, and a config folder that searches it in seconds."""
 
 import gc
+import itertools
 import json
 import random
 import warnings
@@ -219,3 +220,87 @@ def held() -> Callable[[Path], dict]:
         }
 
     return read
+
+
+@pytest.fixture(scope="session")
+def operands():
+    """operands(name, base, models, **settings): what a method is given for one tensor.
+
+    A setting is a value for the tensor or a list of one for each model; what is left out has the method's default.
+    """
+    import torch
+
+    from evomerge.methods import METHODS, Operands
+
+    def operands(name, base, models, *, shape=None, tensor="x", numbers=None, block=0, **settings):
+        method = METHODS[name]
+        base = None if base is None else torch.as_tensor(base)
+        models = tuple(map(torch.as_tensor, models))
+        values = {each.name: settings.pop(each.name, each.default) for each in method.parameters}
+        assert not settings
+        first = models[0] if base is None else base
+        shape = tuple(shape or first.shape)
+        every = {-1: base, **dict(enumerate(models))}
+        device = torch.device("cpu")
+        return Operands(
+            name=tensor,
+            shape=shape,
+            base=None if base is None else base.reshape(-1),
+            models=tuple(model.reshape(-1) for model in models),
+            numbers=numbers or tuple(range(1, len(models) + 1)),
+            shared={each.name: values[each.name] for each in method.parameters if not each.per_model},
+            each={
+                each.name: tuple(value if isinstance(value := values[each.name], list) else [value] * len(models))
+                for each in method.parameters
+                if each.per_model
+            },
+            device=device,
+            measure=lambda statistic, *places: statistic(
+                tuple(every[place].reshape(-1) for place in places), shape, device
+            ),
+            block=block,
+        )
+
+    return operands
+
+
+@pytest.fixture(scope="session")
+def merge_operands():
+    """merge_operands(name, operands, cuts=()): the merged flat tensor, float32, made in pieces that end at the cuts."""
+    import torch
+
+    from evomerge.merge.kernels import Kernels, Operation
+    from evomerge.methods import METHODS
+
+    def merge_operands(name, operands, cuts=()):
+        first = operands.models[0] if operands.base is None else operands.base
+        out = torch.empty(first.numel())
+        settled = METHODS[name].settle(operands)
+        edges = [0, *cuts, out.numel()]
+        for start, end in itertools.pairwise(edges):
+            piece = slice(start, end)
+            operation = Operation(
+                METHODS[name],
+                None if operands.base is None else operands.base[piece],
+                tuple(model[piece] for model in operands.models),
+                settled.tensors,
+                settled.flags,
+                settled.fields(piece) if settled.fields else (),
+            )
+            Kernels("never").run(operation, out[piece], start)
+        return out
+
+    return merge_operands
+
+
+@pytest.fixture(scope="session")
+def merge_one(operands, merge_operands):
+    """merge_one(name, base, models, **settings): one float32 tensor merged by a method, flat."""
+    import torch
+
+    def merge_one(name, base, models, **settings):
+        base = None if base is None else torch.as_tensor(base, dtype=torch.float32)
+        models = [torch.as_tensor(model, dtype=torch.float32) for model in models]
+        return merge_operands(name, operands(name, base, models, **settings))
+
+    return merge_one

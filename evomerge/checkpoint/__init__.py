@@ -1,17 +1,21 @@
 """Checkpoints: lazy reads by header, LoRA adapters, tokenizers, and an atomic writer in shards."""
 
 from evomerge.checkpoint.card import model_card
+from evomerge.checkpoint.chat_templates import chat_template
 from evomerge.checkpoint.checkpoint import DEPTH_KEYS, Checkpoint, open_checkpoint
 from evomerge.checkpoint.dtypes import dtype_name, dtype_of
-from evomerge.checkpoint.layers import layer_of, rename_layer
+from evomerge.checkpoint.layers import layer_of, rename_layer, stack_of
 from evomerge.checkpoint.shard import TensorHeader
-from evomerge.checkpoint.tokenizer import chat_template, vocabulary
+from evomerge.checkpoint.tokenizer import AddedToken, OutputTokenizer, Vocabulary
 from evomerge.checkpoint.writer import parse_size, write_checkpoint
 
 __all__ = [
     "DEPTH_KEYS",
+    "AddedToken",
     "Checkpoint",
+    "OutputTokenizer",
     "TensorHeader",
+    "Vocabulary",
     "chat_template",
     "dtype_name",
     "dtype_of",
@@ -20,6 +24,6 @@ __all__ = [
     "open_checkpoint",
     "parse_size",
     "rename_layer",
-    "vocabulary",
+    "stack_of",
     "write_checkpoint",
 ]

@@ -22,7 +22,14 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<factor>[AB])(?:\.weight)?")
 _PLAIN_INITS = (None, True, False, "gaussian", "eva")
-_UNSUPPORTED = ("alora_invocation_tokens", "layer_replication", "use_bdlora", "use_dora", "use_qalora")
+_UNSUPPORTED = (
+    "alora_invocation_tokens",
+    "layer_replication",
+    "target_parameters",
+    "use_bdlora",
+    "use_dora",
+    "use_qalora",
+)
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,10 @@ class Adapter:
         for name in (*self._replacements, *factors):
             if name not in base:
                 raise ModelError(
-                    "adapter does not fit its base", where=self._folder, expected=f"a tensor {name!r} in the base"
+                    "adapter does not fit its base",
+                    where=self._folder,
+                    expected=f"a tensor {name!r} in the base",
+                    remedy=self._remedy,
                 )
         for name, stored in self._replacements.items():
             self.headers[name] = replace(self.shard.headers[stored], name=name)
@@ -108,6 +118,14 @@ class Adapter:
         shape = tuple(reversed(base.shape)) if transposed else base.shape
         rank = self._of_module("rank_pattern", base.name, self.config.get("r"))
         alpha = self._of_module("alpha_pattern", base.name, self.config.get("lora_alpha"))
+        if shapes.keys() == {"A", "B"} and (shapes["A"][:1], shapes["B"][1:]) != ((rank,), (rank,)):
+            raise ModelError(
+                "adapter rank mismatch",
+                where=f"{self._folder}: {base.name}",
+                expected=f"factors of rank {rank}, as {CONFIG_FILE} says",
+                found=shapes,
+                remedy="save the adapter again",
+            )
         wanted = {"A": (rank, *shape[1:]), "B": (*shape[:1], rank)}
         if shapes != wanted or len(shape) != 2:
             raise ModelError(
@@ -115,10 +133,16 @@ class Adapter:
                 where=f"{self._folder}: {base.name}",
                 expected=f"factors of shape {wanted}",
                 found=shapes,
+                remedy=self._remedy,
             )
         return _Delta(
             pair["A"], pair["B"], alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank), transposed
         )
+
+    @property
+    def _remedy(self) -> str | None:
+        trained_on = self.config.get("base_model_name_or_path")
+        return f"it was trained on {trained_on}" if trained_on else None
 
     def _of_module(self, key: str, name: str, default: Any) -> Any:
         module = name.removesuffix(".weight")

@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 import yaml
@@ -13,6 +14,7 @@ from evomerge.checkpoint.adapter import open_adapter
 from evomerge.checkpoint.folder import locate, read_json
 from evomerge.checkpoint.layers import layer_of
 from evomerge.checkpoint.shard import Shard, TensorHeader
+from evomerge.checkpoint.tokenizer import OutputTokenizer
 from evomerge.errors import ModelError
 from evomerge.recipe import ModelRef
 
@@ -22,14 +24,59 @@ INDEX_FILE = "model.safetensors.index.json"
 DEPTH_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
 
-class Checkpoint:
-    """A model on disk. Headers are read and checked at once, tensors when asked for; threads may share it.
+class Checkpoint(Protocol):
+    """A model whose tensors are read one at a time: one on disk, or the result of an earlier stage of a recipe.
 
     Attributes:
         ref: the reference that it was opened by.
-        folder: where its files are.
+        tokenizer: its tokenizer, if it has one.
         config: its config.json.
-        headers: name, dtype and shape of every tensor, in file order, shard after shard.
+        headers: name, dtype and shape of every tensor, in the order in which reading them is cheapest.
+    """
+
+    ref: ModelRef
+    tokenizer: OutputTokenizer
+    config: Mapping[str, Any]
+    headers: Mapping[str, TensorHeader]
+
+    @property
+    def licence(self) -> str | None:
+        """The licence that it states, such as `apache-2.0`; None if it states none."""
+        ...
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What its user should know."""
+        ...
+
+    def read(self, name: str) -> torch.Tensor:
+        """The tensor, with the dtype and shape of its header, on the CPU. It must not be written to.
+
+        Raises:
+            ModelError: no tensor of this name.
+        """
+        ...
+
+    def prefetch(self, name: str) -> None:
+        """Have the system read a tensor's bytes in the background."""
+        ...
+
+    def release(self) -> None:
+        """Give the memory that reads have filled back to the system; tensors that were read stay valid."""
+        ...
+
+    def digest(self) -> str:
+        """SHA-256, in hex, that tells one model from another without reading all of it."""
+        ...
+
+
+class StoredCheckpoint:
+    """A model on disk. Headers are read and checked at once, tensors when asked for; threads may share it.
+
+    Attributes:
+        ref, tokenizer, config: as of every checkpoint.
+        folder: where its files are.
+        headers: in file order, shard after shard.
 
     Raises:
         ModelError: the folder is incomplete or damaged, or its adapter does not fit.
@@ -38,7 +85,8 @@ class Checkpoint:
     def __init__(self, ref: ModelRef, folder: Path) -> None:
         self.ref = ref
         self.folder = folder
-        self.config = read_json(folder / "config.json")
+        self.tokenizer = OutputTokenizer(folder)
+        self.config: Mapping[str, Any] = read_json(folder / "config.json")
         self._shards = _open_shards(folder)
         headers = {name: header for shard in self._shards.values() for name, header in shard.headers.items()}
         self._stored = headers
@@ -57,6 +105,10 @@ class Checkpoint:
             raise ModelError("tensor missing", where=self.ref, expected=name)
         tensor = self._shards[self._stored[name].shard].read(name)
         return tensor if self._adapter is None else self._adapter.apply(name, tensor)
+
+    def prefetch(self, name: str) -> None:
+        """Have the system read a tensor's bytes in the background."""
+        self._shards[self._stored[name].shard].prefetch(name)
 
     def release(self) -> None:
         """Give the memory that reads have filled back to the system; tensors that were read stay valid."""
@@ -102,18 +154,32 @@ class Checkpoint:
         return ", ".join(map(str, licence)) if isinstance(licence, list) else licence
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """What its user should know."""
+        trained_on = self._adapter.config.get("base_model_name_or_path") if self._adapter else None
+        names = (self.ref.path, self.config.get("_name_or_path"))
+        if not isinstance(trained_on, str) or any(_last(trained_on) == _last(str(name)) for name in names):
+            return ()
+        return (f"adapter {self.ref.adapter} was trained on {trained_on}, and is applied to {self.ref.path}",)
+
+    @property
     def _all_shards(self) -> list[Shard]:
         return [*self._shards.values(), *([self._adapter.shard] if self._adapter else [])]
 
 
-def open_checkpoint(ref: ModelRef) -> Checkpoint:
+def open_checkpoint(ref: ModelRef) -> StoredCheckpoint:
     """Open a local folder, or a hub repository at its revision, with its adapter if it has one.
 
     Raises:
         ModelError: no such model; not safetensors; a file is missing, truncated or damaged; a tensor is given twice
             or is not where the index says; the adapter does not fit.
     """
-    return Checkpoint(ref, locate(ref.path, ref.revision, _weight_files))
+    return StoredCheckpoint(ref, locate(ref.path, ref.revision, _weight_files))
+
+
+def _last(path: str) -> str:
+    """The last part of a path or a hub id, by which a model is known wherever its files are."""
+    return path.rstrip("/").rpartition("/")[2].lower()
 
 
 def _weight_files(folder: Path) -> list[str]:

@@ -7,6 +7,7 @@ without holes (https://github.com/huggingface/safetensors#format).
 import json
 import math
 import mmap
+import os
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
@@ -87,6 +88,13 @@ class Shard:
         if start % header.dtype.itemsize:
             raw = raw.clone()
         return raw.view(header.dtype).reshape(header.shape)
+
+    def prefetch(self, name: str) -> None:
+        """Have the system read the tensor's bytes in the background, where it knows how to."""
+        if hasattr(os, "posix_fadvise"):
+            with self.path.open("rb") as file:
+                advice = os.POSIX_FADV_WILLNEED
+                os.posix_fadvise(file.fileno(), self._starts[name], self.headers[name].nbytes, advice)
 
     def edges(self, name: str, count: int = 4096) -> bytes:
         """The first and the last `count` bytes of a tensor."""

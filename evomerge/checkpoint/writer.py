@@ -6,17 +6,18 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
 from evomerge.checkpoint.checkpoint import INDEX_FILE, WEIGHTS_FILE
 from evomerge.checkpoint.dtypes import SAFETENSORS_NAMES
 from evomerge.checkpoint.shard import TensorHeader
-from evomerge.checkpoint.tokenizer import copy_tokenizer
+from evomerge.checkpoint.tokenizer import OutputTokenizer
 from evomerge.errors import UsageError
 
 _UNITS = ("", "K", "M", "G", "T")
@@ -40,14 +41,13 @@ def parse_size(text: str) -> int:
 
 def write_checkpoint(
     out: Path,
-    tensors: Iterable[tuple[str, torch.Tensor]],
+    pieces: Iterable[tuple[str, int, torch.Tensor]],
     *,
     headers: Sequence[TensorHeader],
     config: Mapping[str, Any],
-    tokenizer_from: Path | None,
+    tokenizer: OutputTokenizer | None,
     max_shard_size: int,
     card: str,
-    chat_template: str | None = None,
 ) -> None:
     """Write a Hugging Face checkpoint.
 
@@ -56,17 +56,18 @@ def write_checkpoint(
 
     Args:
         out: the folder to make; it may exist if it is empty.
-        tensors: each tensor of `headers` once, in any order, with that dtype and shape, on any device.
+        pieces: (name, place of the first element, (m,) elements) until every element of every tensor of `headers` came
+            once, in its dtype, on the CPU. A piece is written while the next one is made, and its memory is free again
+            when the one after that is asked for.
         headers: name, dtype and shape of every tensor, in the order that the shards are to have.
         config: what config.json is to say.
-        tokenizer_from: the folder to copy tokenizer and generation config from.
+        tokenizer: what to write beside the weights, with its chat template and the generation config.
         max_shard_size: most bytes of data in a shard, unless a single tensor is larger; at least 1.
         card: the model card, for README.md.
-        chat_template: a Jinja template instead of the tokenizer's own.
 
     Raises:
         UsageError: `out` exists and is not empty, or it cannot be written (read-only, disk full).
-        ValueError: `tensors` and `headers` are not the same.
+        ValueError: `pieces` and `headers` are not the same.
     """
     out = out.expanduser().resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -79,21 +80,12 @@ def write_checkpoint(
     try:
         with _writing(out):
             places = _lay_out(partial, headers, max_shard_size)
-        for name, tensor in tensors:
-            if name not in places:
-                raise ValueError(f"tensor {name!r} is not in the headers, or came twice")
-            header, start = places.pop(name)
-            if (tensor.dtype, tuple(tensor.shape)) != (header.dtype, header.shape):
-                raise ValueError(f"tensor {name!r} is {tensor.dtype} {tuple(tensor.shape)}, and not {header}")
-            with _writing(out):
-                _write_tensor(partial / header.shard, start, tensor)
-        if places:
-            raise ValueError(f"tensors that never came: {sorted(places)}")
+        _write_pieces(partial, out, places, pieces)
         with _writing(out):
             _write_json(partial / "config.json", config)
             (partial / "README.md").write_text(card, encoding="utf-8")
-            if tokenizer_from is not None:
-                copy_tokenizer(tokenizer_from, partial, chat_template)
+            if tokenizer is not None:
+                tokenizer.save(partial)
             for path in (*partial.rglob("*"), partial):
                 _flush(path)
             partial.rename(out)
@@ -152,11 +144,43 @@ def _create_shard(path: Path, headers: Sequence[TensorHeader]) -> dict[str, tupl
     return {header.name: (header, 8 + len(raw) + document[header.name]["data_offsets"][0]) for header in headers}
 
 
-def _write_tensor(path: Path, start: int, tensor: torch.Tensor) -> None:
-    raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    with path.open("r+b") as file:
-        file.seek(start)
-        file.write(raw.data)
+def _write_pieces(
+    folder: Path,
+    out: Path,
+    places: Mapping[str, tuple[TensorHeader, int]],
+    pieces: Iterable[tuple[str, int, torch.Tensor]],
+) -> None:
+    """Write each piece while the next one is made."""
+    missing = {name: header.size for name, (header, _) in places.items()}
+    last: Future[None] | None = None
+    with ExitStack() as stack, ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
+        files: dict[str, BinaryIO] = {}
+        for name, first, piece in pieces:
+            if name not in places:
+                raise ValueError(f"{name!r} is not among the headers")
+            header, start = places[name]
+            missing[name] -= piece.numel()
+            if piece.dtype != header.dtype or missing[name] < 0:
+                raise ValueError(f"{piece.numel()} elements of {piece.dtype} at {first} of {header}")
+            with _writing(out):
+                if last is not None:
+                    last.result()
+                if header.shard not in files:
+                    files[header.shard] = stack.enter_context((folder / header.shard).open("r+b", buffering=0))
+                file, offset = files[header.shard], start + first * header.dtype.itemsize
+                last = writer.submit(_write_at, file, offset, piece)
+        if last is not None:
+            with _writing(out):
+                last.result()
+    if any(missing.values()):
+        raise ValueError(f"tensors that never came: {sorted(name for name in missing if missing[name])}")
+
+
+def _write_at(file: BinaryIO, offset: int, piece: torch.Tensor) -> None:
+    raw = piece.view(torch.uint8).numpy().data
+    while raw:
+        written = os.pwrite(file.fileno(), raw, offset)
+        raw, offset = raw[written:], offset + written
 
 
 def _write_json(path: Path, document: Mapping[str, Any]) -> None:

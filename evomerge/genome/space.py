@@ -153,11 +153,12 @@ def merged_models(
     """
     if len({base, *parents}) <= len(parents):
         raise ConfigError("model named twice", where="models", remedy="name the base and each parent once")
-    needs_base = method.base == "required" and not len(parents) == method.max_models == 2
+    most = None if method.max_models is None else method.max_models + (method.base == "required")
+    needs_base = method.base == "required" and not len(parents) == most == 2
     models = (base, *parents) if needs_base else tuple(parents)
     if config.selection == "whole":
         return models
-    if method.max_models is not None and len(models) > method.max_models:
+    if most is not None and len(models) > most:
         raise ConfigError(
             "too many models", where="models.parents", expected=f"1 or 2 parents for {method.name}", found=len(parents)
         )

@@ -1,25 +1,32 @@
 """The parts of a checkpoint, told by its tensors' names: what comes before the layers, the layers, and the rest."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 from weakref import WeakKeyDictionary
 
-from evomerge.checkpoint import DEPTH_KEYS, Checkpoint, layer_of, rename_layer
+import torch
+
+from evomerge.checkpoint import Checkpoint, TensorHeader, dtype_name, layer_of, rename_layer, stack_of
 from evomerge.errors import ModelError
+from evomerge.merge.depth import counted_layers
+from evomerge.merge.networks import TEXT, claims, counted_as, networks_of
 
 Layer = Mapping[str, str]  # the name a tensor has in layer 0 -> its name in this layer
 
 _EMBEDDING_WORDS = ("embed", "wte", "wpe")
-_TOKEN_EMBEDDINGS = (
+TOKEN_EMBEDDINGS = (
     "embed_tokens.weight",
     "wte.weight",
     "embed_in.weight",
     "word_embeddings.weight",
     "tok_embeddings.weight",
+    "token_embedding.weight",
+    ".embeddings.weight",
+    "shared.weight",
 )
 _HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 _DERIVED = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias")
+_QUANTIZED = (".qweight", ".qzeros", ".weight_packed", ".weight_scale", ".weight_scale_inv", ".absmax", ".SCB")
 
 
 @dataclass(frozen=True)
@@ -43,41 +50,69 @@ class Layout:
     tied: bool
 
 
-_known: WeakKeyDictionary[Checkpoint, Layout] = WeakKeyDictionary()
+@dataclass(frozen=True)
+class Selection:
+    """Which of a model's tensors are meant.
+
+    Attributes:
+        modules: the modules of a recipe, by which tensors are told apart; none to tell them apart by networks.
+        only: the modules or networks whose tensors are meant; None for all.
+    """
+
+    modules: tuple[str, ...] = ()
+    only: tuple[str, ...] | None = None
+
+    def owners(self, checkpoint: Checkpoint) -> Mapping[str, str]:
+        """The module or network of every tensor that has one."""
+        return claims(checkpoint, self.modules) if self.modules else networks_of(checkpoint)
+
+    def names(self, checkpoint: Checkpoint) -> Iterable[str]:
+        """The tensors that are meant, in file order."""
+        if self.only is None:
+            return checkpoint.headers
+        return [name for name, owner in self.owners(checkpoint).items() if owner in self.only]
 
 
-def layout_of(checkpoint: Checkpoint) -> Layout:
-    """The layout of a checkpoint, worked out once for each.
+EVERYTHING = Selection()
+
+_known: WeakKeyDictionary[Checkpoint, dict[Selection, Layout]] = WeakKeyDictionary()
+
+
+def layout_of(checkpoint: Checkpoint, selection: Selection = EVERYTHING) -> Layout:
+    """The layout of a checkpoint or of a part of it, worked out once for each.
 
     Raises:
-        ModelError: a layer that the config counts, or one below another, has no tensors.
+        ModelError: a layer that the config counts, or one below another, has no tensors; a tensor is quantized.
     """
-    if checkpoint not in _known:
-        _known[checkpoint] = _layout(checkpoint)
-    return _known[checkpoint]
+    layouts = _known.setdefault(checkpoint, {})
+    if selection not in layouts:
+        layouts[selection] = _layout(checkpoint, selection.names(checkpoint))
+    return layouts[selection]
 
 
-def depth_key(config: Mapping[str, Any]) -> str | None:
-    """The config key that counts the layers."""
-    return next((key for key in DEPTH_KEYS if isinstance(config.get(key), int)), None)
+def is_derived(header: TensorHeader) -> bool:
+    """Whether a tensor is a mask or a frequency of an old checkpoint, which every model computes."""
+    return header.name.endswith(_DERIVED) and (len(header.shape) != 1 or "rotary" in header.name)
 
 
-def _layout(checkpoint: Checkpoint) -> Layout:
+def _layout(checkpoint: Checkpoint, names: Iterable[str]) -> Layout:
     outside: list[str] = []
     found: dict[str, dict[int, dict[str, str]]] = {}
-    for name, header in checkpoint.headers.items():
-        if name.endswith(_DERIVED) and (len(header.shape) != 1 or "rotary" in name):
-            continue  # masks and frequencies of old checkpoints, which every model computes
-        layer = layer_of(name)
-        if layer is None:
+    networks = networks_of(checkpoint)
+    for name in names:
+        header = checkpoint.headers[name]
+        if is_derived(header):
+            continue
+        _refuse_quantized(checkpoint, header)
+        layer, stack = layer_of(name), stack_of(name)
+        if layer is None or stack is None or networks[name] == "projector":  # whose numbers may have gaps
             outside.append(name)
         else:
-            first = rename_layer(name, 0)
-            same_stack = found.setdefault(first.partition(".0.")[0], {})
-            same_stack.setdefault(layer, {})[first] = name
-    key = depth_key(checkpoint.config)
+            found.setdefault(stack, {}).setdefault(layer, {})[rename_layer(name, 0)] = name
+    network = counted_as(checkpoint, names)
+    counted = counted_layers(checkpoint.config, network) if len(found) == 1 and network in (TEXT, "decoder") else None
     for stack, layers in found.items():
-        depth = checkpoint.config[key] if key and len(found) == 1 else max(layers) + 1
+        depth = max(layers) + 1 if counted is None else counted
         missing = sorted(set(range(max(depth, max(layers) + 1))) - set(layers))
         if missing:
             raise ModelError(
@@ -92,11 +127,22 @@ def _layout(checkpoint: Checkpoint) -> Layout:
         before=tuple(name for name in outside if name != head and _is_embedding(name)),
         stacks={stack: tuple(layers[index] for index in range(len(layers))) for stack, layers in found.items()},
         after=tuple(name for name in outside if name != head and not _is_embedding(name)),
-        embedding=next((name for name in outside if name != head and name.endswith(_TOKEN_EMBEDDINGS)), None),
+        embedding=next((name for name in outside if name != head and name.endswith(TOKEN_EMBEDDINGS)), None),
         head=head,
         tied=head is None or checkpoint.config.get("tie_word_embeddings") is True,
     )
 
 
 def _is_embedding(name: str) -> bool:
-    return any(word in name for word in _EMBEDDING_WORDS)
+    return any(word in name for word in _EMBEDDING_WORDS) or name.endswith(TOKEN_EMBEDDINGS)
+
+
+def _refuse_quantized(checkpoint: Checkpoint, header: TensorHeader) -> None:
+    small = header.dtype.itemsize == 1 and header.dtype != torch.bool
+    if header.name.endswith(_QUANTIZED) or (small and (header.dtype.is_floating_point or len(header.shape) > 1)):
+        raise ModelError(
+            "quantized tensor",
+            where=f"{checkpoint.ref}: {header.name}",
+            found=dtype_name(header.dtype),
+            remedy="dequantize it first",
+        )

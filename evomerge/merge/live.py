@@ -6,11 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, GenerationConfig
-from transformers.initialization import no_init_weights
 
 from evomerge.errors import ModelError
-from evomerge.merge.plan import MergePlan
+from evomerge.merge.plan import MergePlan, TensorPlan
+from evomerge.merge.stream import Merge
 
 _DTYPE_KEYS = ("dtype", "torch_dtype")
 
@@ -39,24 +38,42 @@ class LiveModel:
         self._generation_from: Path | None
         self._build(config)
 
-    def load(self, plan: MergePlan, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    def load(self, plan: MergePlan, merges: Iterable[Merge]) -> None:
         """Write a merge into the model.
 
         Args:
-            plan: what `tensors` were made from.
-            tensors: name and tensor of every output tensor, once.
+            plan: what `merges` came from.
+            merges: every output tensor once, on the model's device.
 
         Raises:
-            ModelError: a tensor has no place in the model or another shape, or a parameter was not written exactly
-                once. The weights are then part of the old and part of the new ones.
+            NonFiniteError: a source or a merged tensor holds NaN or Inf.
+            ModelError: integer tensors differ between models; a tensor has no place in the model or another shape; or a
+                parameter was not written exactly once. The weights are then part of the old and part of the new ones.
         """
         if _without_dtype(plan.config) != self._config:
             self._build(plan.config)
-        self._take_generation_config(plan.tokenizer_folder)
+        self._take_generation_config(plan.tokenizer.folder)
         written: set[int] = set()
-        with torch.no_grad():
-            for name, tensor in tensors:
-                self._write(name, tensor, written)
+        for merge in merges:
+            target = self._target(merge.tensor, written)
+            if target.dtype == merge.tensor.dtype and target.is_contiguous():
+                merge.write(target.view(-1), 0)
+            else:
+                target.copy_(merge.whole())
+        self._check_written(written)
+
+    def check(self, plan: MergePlan) -> None:
+        """Check that the model has a place for every tensor of a merge, and no other; for the merges of one depth.
+
+        Raises:
+            ModelError: as of `load`.
+        """
+        written: set[int] = set()
+        for tensor in plan.tensors:
+            self._target(tensor, written)
+        self._check_written(written)
+
+    def _check_written(self, written: set[int]) -> None:
         missing = [name for name, target in self._targets.items() if id(target) not in written]
         if missing:
             raise ModelError(
@@ -71,13 +88,17 @@ class LiveModel:
         """Generate as a checkpoint on disk would, which gets the generation config of this folder."""
         if folder == self._generation_from:
             return
+        from transformers import GenerationConfig
+
         if (folder / "generation_config.json").exists():
             self.model.generation_config = GenerationConfig.from_pretrained(folder)
         else:
             self.model.generation_config = GenerationConfig.from_model_config(self.model.config)
         self._generation_from = folder
 
-    def _write(self, name: str, tensor: Tensor, written: set[int]) -> None:
+    def _target(self, tensor: TensorPlan, written: set[int]) -> Tensor:
+        """Where an output tensor goes, which is then counted as written."""
+        name, shape = tensor.name, tensor.shape
         target = self._targets.get(name)
         if target is None:  # a checkpoint of the bare network leaves the prefix out
             target = self._targets.get(f"{self.model.base_model_prefix}.{name}")
@@ -88,10 +109,8 @@ class LiveModel:
                 expected=f"a name of {type(self.model).__name__}, such as {next(iter(self._targets))}",
                 remedy="the checkpoint and transformers name the weights differently; merge to disk and score that",
             )
-        if target.shape != tensor.shape:
-            raise ModelError(
-                "shape does not fit the model", where=name, expected=list(target.shape), found=list(tensor.shape)
-            )
+        if tuple(target.shape) != shape:
+            raise ModelError("shape does not fit the model", where=name, expected=list(target.shape), found=list(shape))
         if id(target) in written:
             raise ModelError(
                 "parameter written twice",
@@ -99,10 +118,13 @@ class LiveModel:
                 expected="one tensor for tied weights",
                 remedy="set tie_word_embeddings in config.json to what the weights are",
             )
-        target.copy_(tensor)
         written.add(id(target))
+        return target.data
 
     def _build(self, config: Mapping[str, Any]) -> None:
+        from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+        from transformers.initialization import no_init_weights
+
         self.model, self._targets, self._generation_from = None, {}, None  # the old one goes before the new one comes
         self._config = _without_dtype(config)
         kind = str(config.get("model_type"))

@@ -5,38 +5,42 @@ filters mean what they mean in mergekit 0.1.5 (see `runs`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from evomerge.checkpoint import (
     Checkpoint,
+    OutputTokenizer,
     TensorHeader,
     chat_template,
     dtype_name,
     dtype_of,
     layer_of,
-    open_checkpoint,
     rename_layer,
 )
 from evomerge.errors import ModelError, RecipeError
-from evomerge.merge.compatibility import check_architectures, check_vocabularies
-from evomerge.merge.layout import depth_key, layout_of
-from evomerge.merge.runs import Input, Run, check_parameter_names, runs_of
+from evomerge.merge.compatibility import check_architectures
+from evomerge.merge.depth import with_depth
+from evomerge.merge.layout import layout_of
+from evomerge.merge.rows import Rows
+from evomerge.merge.runs import Input, Network, Outline, Run, outline_of
+from evomerge.merge.settings import check_filters, check_parameter_names
+from evomerge.merge.tokenizer_policy import output_vocabulary
+from evomerge.merge.vocabulary import OutputVocabulary, is_vocabulary_tensor
 from evomerge.methods import Method, Parameter, Value, get_method
-from evomerge.recipe import DTYPES, ModelRef, Recipe
-from evomerge.recipe import parameter as setting
+from evomerge.recipe import DTYPES, Lookup, ModelRef, Recipe
 
 
 @dataclass(frozen=True)
 class Source:
-    """A tensor of one of the models."""
+    """A tensor of one of the models; `rows` tells how its rows are made where the output has another vocabulary."""
 
     ref: ModelRef
     name: str
+    rows: Rows | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class TensorPlan:
     Attributes:
         name: in the output.
         shape, dtype: in the output.
+        method: how it is merged: the plan's, or passthrough for one that is carried through as it is.
         base: what task vectors are relative to; None for a method without a base.
         models: the other sources.
         numbers: for each of `models` its place, from 1, among the recipe's models other than the base; 0 for the base.
@@ -56,6 +61,7 @@ class TensorPlan:
     name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
+    method: Method
     base: Source | None
     models: tuple[Source, ...]
     numbers: tuple[int, ...]
@@ -74,12 +80,12 @@ class MergePlan:
 
     Attributes:
         recipe: the recipe.
-        method: how tensors are merged.
+        method: how tensors are merged, but for those that are carried through.
         tensors: all output tensors, in the order in which they are made.
         config: config.json of the output.
         out_dtype: dtype of the output's floating tensors; a recipe without a dtype keeps that of each tensor.
-        tokenizer_folder: where the output's tokenizer is.
-        chat_template: what the output has instead of its tokenizer's own; None keeps that.
+        vocabulary: of the output.
+        tokenizer: of the output, with its chat template.
         tied: the output embedding is the token embedding, and is not among `tensors`.
         warnings: what a user should know, in the order found.
     """
@@ -89,19 +95,10 @@ class MergePlan:
     tensors: tuple[TensorPlan, ...]
     config: Mapping[str, Any]
     out_dtype: torch.dtype
-    tokenizer_folder: Path
-    chat_template: str | None
+    vocabulary: OutputVocabulary
+    tokenizer: OutputTokenizer
     tied: bool
     warnings: tuple[str, ...]
-
-
-def open_sources(recipe: Recipe) -> dict[ModelRef, Checkpoint]:
-    """Open every model that a recipe names.
-
-    Raises:
-        ModelError: a model is missing or damaged.
-    """
-    return {ref: open_checkpoint(ref) for ref in recipe.models_used}
 
 
 def make_plan(recipe: Recipe, checkpoints: Mapping[ModelRef, Checkpoint]) -> MergePlan:
@@ -117,30 +114,34 @@ def make_plan(recipe: Recipe, checkpoints: Mapping[ModelRef, Checkpoint]) -> Mer
     """
     method = get_method(recipe.merge_method)
     warnings = check_parameter_names(recipe, method)
-    models = [checkpoints[ref] for ref in recipe.models_used]
+    warnings += [f"stage {name} is not used" for name in recipe.unused_stages]
+    models = [checkpoints[ref] for ref in recipe.inputs]
     reference = models[0]
     warnings += check_architectures(reference, models[1:])
-    tokenizer_folder, more = check_vocabularies(recipe, reference, models[1:])
-    warnings += more
-    runs = runs_of(recipe, method, checkpoints)
-    ties = [entry.layout.tied for run in (runs[0], runs[-1]) for entry in run.inputs]
-    if any(ties) and not all(ties):
+    vocabulary = output_vocabulary(recipe, models)
+    warnings += vocabulary.warnings
+    warnings += [warning for model in models for warning in model.warnings]
+    outline = outline_of(recipe, method, checkpoints)
+    warnings += outline.warnings
+    if any(any(network.ties) and not network.tied for network in outline.networks):
         warnings.append("some models tie their embeddings and some do not: the merged model has a head of its own")
     if any(header.dtype == torch.float64 for model in models for header in model.headers.values()):
         warnings.append("tensors of float64 are merged in float32")
-    tensors = tuple(_Planner(recipe, method).tensors(runs, tied=all(ties)))
+    tensors = tuple(_Planner(recipe, method, vocabulary).tensors(outline))
     if not tensors:
         raise ModelError("no tensors to merge", where=reference.ref)
+    warnings += check_filters(recipe, _names(tensors))
     out_dtype = _out_dtype(recipe, reference, tensors)
+    tied = all(network.tied for network in outline.networks) and layout_of(reference).head not in outline.carried
     return MergePlan(
         recipe=recipe,
         method=method,
         tensors=tensors,
-        config=_config(reference, runs, out_dtype, tied=all(ties)),
+        config=vocabulary.config(_config(reference, outline.networks, out_dtype, tied=tied)),
         out_dtype=out_dtype,
-        tokenizer_folder=tokenizer_folder,
-        chat_template=_chat_template(recipe, models),
-        tied=all(ties),
+        vocabulary=vocabulary,
+        tokenizer=replace(vocabulary.tokenizer, template=_chat_template(recipe, models, vocabulary.tokenizer)),
+        tied=tied,
         warnings=tuple(warnings),
     )
 
@@ -148,26 +149,55 @@ def make_plan(recipe: Recipe, checkpoints: Mapping[ModelRef, Checkpoint]) -> Mer
 class _Planner:
     """Makes the plans of single tensors."""
 
-    def __init__(self, recipe: Recipe, method: Method) -> None:
+    def __init__(self, recipe: Recipe, method: Method, vocabulary: OutputVocabulary) -> None:
+        self._method = method
+        self._vocabulary = vocabulary
+        self._base_model = recipe.base_model
         self._shared = [each for each in method.parameters if not each.per_model and not each.inert]
-        self._check = method.check
         self._per_model = [each for each in method.parameters if each.per_model and not each.inert]
         name = recipe.out_dtype or recipe.dtype
         self._dtype = None if name is None else dtype_of(name)
-        parents = [ref for ref in recipe.models_used if ref != recipe.base_model]
+        parents = [ref for ref in recipe.inputs if ref != recipe.base_model]
         self._numbers = {ref: number for number, ref in enumerate(parents, 1)}
+        self._lookups: dict[tuple[Run, Input | None], list[tuple[Parameter, Lookup, str]]] = {}
 
-    def tensors(self, runs: tuple[Run, ...], *, tied: bool) -> Iterator[TensorPlan]:
-        first, last = runs[0], runs[-1]
+    def tensors(self, outline: Outline) -> Iterator[TensorPlan]:
+        for network in outline.networks:
+            yield from self._network(network)
+        passthrough = get_method("passthrough")
+        for name in outline.carried:
+            yield self._carried(outline.carrier, name, passthrough)
+
+    def _network(self, network: Network) -> Iterator[TensorPlan]:
+        first, last = network.runs[0], network.runs[-1]
         yield from self._outside(first, [entry.layout.before for entry in first.inputs])
         offset = 0
-        for run in runs:
+        for run in network.runs:
             for stack in run.leader.layout.stacks:
                 yield from self._layers(run, stack, offset)
             offset += run.depth
         yield from self._outside(last, [entry.layout.after for entry in last.inputs])
-        if not tied:
+        if not network.tied:
             yield self._head(first, last)
+
+    def _carried(self, carrier: Checkpoint, name: str, passthrough: Method) -> TensorPlan:
+        """The plan of a tensor that the output has as a model has it."""
+        header = carrier.headers[name]
+        shape, rows = header.shape, None
+        if self._vocabulary.size is not None and is_vocabulary_tensor(layout_of(carrier), name):
+            (rows,) = self._vocabulary.rows([(carrier.ref, name, shape[0])], carrier.ref)
+            shape = (self._vocabulary.size, *shape[1:])
+        return TensorPlan(
+            name=name,
+            shape=shape,
+            dtype=self._dtype if self._dtype is not None and header.dtype.is_floating_point else header.dtype,
+            method=passthrough,
+            base=None,
+            models=(Source(carrier.ref, name, rows),),
+            numbers=(0,),
+            shared={},
+            each={each.name: (each.default,) for each in passthrough.parameters if each.default is not None},
+        )
 
     def _outside(self, run: Run, names: list[tuple[str, ...]]) -> Iterator[TensorPlan]:
         _check_same(run, [{name: name for name in each} for each in names])
@@ -206,48 +236,75 @@ class _Planner:
     ) -> TensorPlan:
         """The plan of one tensor, given its name in each of the run's inputs, and the names that filters look into."""
         headers = [entry.checkpoint.headers[name] for entry, name in zip(run.inputs, names, strict=True)]
-        _check_headers(run, headers)
+        shape, rows = self._rows(run, headers)
         dtype = headers[0].dtype
         for header in headers[1:]:
             dtype = torch.promote_types(dtype, header.dtype)
         if self._dtype is not None and dtype.is_floating_point:
             dtype = self._dtype
-        others = list(zip(run.inputs, names, known_as or names, strict=True))
+        sources = [Source(entry.ref, name, each) for entry, name, each in zip(run.inputs, names, rows, strict=True)]
+        others = list(zip(run.inputs, known_as or names, strict=True))
         base = None
         if run.has_base:
-            entry, name, _ = others.pop(run.lead)
-            base = Source(entry.ref, name)
-        shared = {parameter.name: _value(parameter, output, t, run, None) for parameter in self._shared}
-        each = {
-            parameter.name: tuple(_value(parameter, known, t, run, entry) for entry, _, known in others)
-            for parameter in self._per_model
-        }
-        if self._check is not None:
-            self._check(shared, each, output)
+            base = sources.pop(run.lead)
+            others.pop(run.lead)
+        shared = {each.name: _value(each, lookup, output, t, place) for each, lookup, place in self._of(run, None)}
+        each: dict[str, tuple[Value, ...]] = {parameter.name: () for parameter in self._per_model}
+        for entry, known in others:
+            for parameter, lookup, place in self._of(run, entry):
+                each[parameter.name] += (_value(parameter, lookup, known, t, place),)
+        if self._method.check is not None:
+            self._method.check(shared, each, output)
         return TensorPlan(
             name=output,
-            shape=headers[0].shape,
+            shape=shape,
             dtype=dtype,
+            method=self._method,
             base=base,
-            models=tuple(Source(entry.ref, name) for entry, name, _ in others),
-            numbers=tuple(self._numbers.get(entry.ref, 0) for entry, _, _ in others),
+            models=tuple(sources),
+            numbers=tuple(self._numbers.get(source.ref, 0) for source in sources),
             shared=shared,
             each=each,
         )
 
+    def _rows(self, run: Run, headers: Sequence[TensorHeader]) -> tuple[tuple[int, ...], Sequence[Rows | None]]:
+        """The shape of an output tensor, and for each input how its rows are made."""
+        shape = headers[0].shape
+        if self._vocabulary.size is None or not is_vocabulary_tensor(run.leader.layout, headers[run.lead].name):
+            _check_headers(run, headers, from_axis=0)
+            return shape, (None,) * len(headers)
+        _check_headers(run, headers, from_axis=1)
+        base = run.leader.ref if run.has_base else self._base_model
+        counts = [(entry.ref, each.name, each.shape[0]) for entry, each in zip(run.inputs, headers, strict=True)]
+        return (self._vocabulary.size, *shape[1:]), self._vocabulary.rows(counts, base)
 
-def _value(parameter: Parameter, tensor: str, t: float, run: Run, entry: Input | None) -> Value:
-    scopes = run.scopes if entry is None else (entry.parameters, *run.scopes)
-    value = setting(parameter.name, tensor, t, *scopes, kind=parameter.kind)
+    def _of(self, run: Run, entry: Input | None) -> list[tuple[Parameter, Lookup, str]]:
+        """The parameters of a model in a run, or of its tensors as a whole, and what errors say before a tensor."""
+        key = (run, entry)
+        if key not in self._lookups:
+            scopes = run.scopes if entry is None else (entry.parameters, *run.scopes)
+            wanted = self._shared if entry is None else self._per_model
+            place = "" if entry is None else f"{entry.ref}: "
+            self._lookups[key] = [(each, Lookup(each.name, each.kind, *scopes), place) for each in wanted]
+        return self._lookups[key]
+
+
+def _value(parameter: Parameter, lookup: Lookup, tensor: str, t: float, place: str) -> Value:
+    value = lookup.value(tensor, t)
     if value is None:
         value = parameter.default
-    where = tensor if entry is None else f"{entry.ref}: {tensor}"
     if value is None:
         name = parameter.name
-        raise RecipeError(
-            f"{name} missing", where=where, expected=parameter.range, remedy=f"set {name} for all tensors"
-        )
-    return parameter.check(value, where)
+        remedy = f"set {name} for all tensors"
+        raise RecipeError(f"{name} missing", where=place + tensor, expected=parameter.range, remedy=remedy)
+    return parameter.check(value, place + tensor)
+
+
+def _names(tensors: tuple[TensorPlan, ...]) -> Iterator[str]:
+    """Every name that a filter may see."""
+    for tensor in tensors:
+        yield tensor.name
+        yield from (source.name for source in tensor.sources)
 
 
 def _check_same(run: Run, parts: Sequence[Mapping[str, str]]) -> None:
@@ -262,35 +319,30 @@ def _check_same(run: Run, parts: Sequence[Mapping[str, str]]) -> None:
                     raise ModelError("tensor missing", where=where, expected=f"{expected} as in {other.ref}")
 
 
-def _check_headers(run: Run, headers: Sequence[TensorHeader]) -> None:
+def _check_headers(run: Run, headers: Sequence[TensorHeader], *, from_axis: int) -> None:
     lead = headers[run.lead]
     for entry, header in zip(run.inputs, headers, strict=True):
-        where = f"{entry.ref}: {header.name}"
-        if header.shape != lead.shape:
+        if header.shape[from_axis:] != lead.shape[from_axis:]:
             raise ModelError(
                 "shapes differ",
-                where=where,
+                where=f"{entry.ref}: {header.name}",
                 expected=f"{list(lead.shape)} as in {run.leader.ref}",
                 found=list(header.shape),
-                remedy="merge models of one size and vocabulary",
-            )
-        if header.dtype.is_floating_point and header.dtype.itemsize == 1:
-            raise ModelError(
-                "quantized tensor", where=where, found=dtype_name(header.dtype), remedy="dequantize it first"
+                remedy="merge models of one size; for another number of tokens set tokenizer_source: union or base",
             )
         if header.dtype != lead.dtype and not (header.dtype.is_floating_point and lead.dtype.is_floating_point):
             raise ModelError(
                 "dtypes differ",
-                where=where,
+                where=f"{entry.ref}: {header.name}",
                 expected=f"{dtype_name(lead.dtype)} as in {run.leader.ref}",
                 found=dtype_name(header.dtype),
             )
 
 
-def _chat_template(recipe: Recipe, models: Sequence[Checkpoint]) -> str | None:
+def _chat_template(recipe: Recipe, models: Sequence[Checkpoint], tokenizer: OutputTokenizer) -> str | None:
     if recipe.chat_template is None:
-        return None
-    return chat_template(recipe.chat_template, [checkpoint.folder for checkpoint in models])
+        return tokenizer.template
+    return chat_template(recipe.chat_template, (checkpoint.tokenizer.chat_template for checkpoint in models))
 
 
 def _out_dtype(recipe: Recipe, reference: Checkpoint, tensors: tuple[TensorPlan, ...]) -> torch.dtype:
@@ -303,24 +355,22 @@ def _out_dtype(recipe: Recipe, reference: Checkpoint, tensors: tuple[TensorPlan,
     return reduce(torch.promote_types, dtypes) if dtypes else torch.float32
 
 
-def _config(reference: Checkpoint, runs: tuple[Run, ...], out_dtype: torch.dtype, *, tied: bool) -> dict[str, Any]:
-    """The reference's config with the output's dtype, ties and depth."""
+def _config(
+    reference: Checkpoint, networks: tuple[Network, ...], out_dtype: torch.dtype, *, tied: bool
+) -> dict[str, Any]:
+    """The reference's config with the output's dtype, ties and depths."""
     config = dict(reference.config)
     dtype_keys = [key for key in ("dtype", "torch_dtype") if key in config] or ["dtype"]
     config |= {key: dtype_name(out_dtype) for key in dtype_keys}
     if tied != layout_of(reference).tied:
         config["tie_word_embeddings"] = tied
-    if all(entry.layer_range is None for run in runs for entry in run.inputs):
-        return config
-    key = depth_key(config)
-    if key is None:
-        raise ModelError("config does not count the layers", where=reference.ref, remedy="merge whole models")
-    for name, value in reference.config.items():
-        if isinstance(value, list) and len(value) == reference.config[key]:  # one entry for each layer
-            config[name] = [
-                run.leader.checkpoint.config[name][layer]
-                for run in runs
-                for layer in range(*(run.leader.layer_range or (0, 0)))
+    for network in networks:
+        leaders = [run.leader for run in network.runs]
+        if any(leader.layer_range is not None for leader in leaders):
+            layers = [
+                (leader.checkpoint.config, layer)
+                for leader in leaders
+                for layer in range(*(leader.layer_range or (0, 0)))
             ]
-    config[key] = sum(run.depth for run in runs)
+            config = with_depth(config, network.counted_as, layers, reference.ref)
     return config

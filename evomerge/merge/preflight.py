@@ -5,9 +5,12 @@ import math
 from dataclasses import asdict, dataclass
 
 from evomerge.checkpoint import Checkpoint, dtype_name
-from evomerge.merge.layout import depth_key, layout_of
-from evomerge.merge.plan import make_plan, open_sources
+from evomerge.merge.depth import counted_layers
+from evomerge.merge.layout import layout_of
+from evomerge.merge.plan import MergePlan, make_plan
+from evomerge.merge.stages import Stage, open_sources
 from evomerge.merge.stream import has_non_finite, non_finite
+from evomerge.merge.vocabulary import TokenChanges
 from evomerge.recipe import ModelRef, Recipe
 
 
@@ -17,7 +20,7 @@ class CheckedModel:
 
     Attributes:
         model: its reference.
-        role: `base` or `source`.
+        role: `base`, `source`, or `stage` for the result of an earlier document.
         parameters: number of elements of all its tensors.
         dtypes: of its tensors.
         tied: its output embedding is its token embedding.
@@ -46,7 +49,8 @@ class Preflight:
         nbytes: size of the output's weights.
         dtype: of the output.
         tied: the output's head is its token embedding.
-        tokenizer: the folder of the output's tokenizer.
+        tokenizer: where the output's tokenizer comes from.
+        vocabulary: what the recipe's tokenizer policy does to each model whose tokens differ from the output's.
         warnings: what a user should know before merging.
     """
 
@@ -60,6 +64,7 @@ class Preflight:
     dtype: str
     tied: bool
     tokenizer: str
+    vocabulary: tuple[TokenChanges, ...]
     warnings: tuple[str, ...]
 
     def to_json(self) -> str:
@@ -67,11 +72,13 @@ class Preflight:
         return json.dumps(asdict(self), indent=2)
 
     def __str__(self) -> str:
+        count = sum(each.role != "stage" for each in self.models)
         lines = [
-            f"{self.method}: {len(self.models)} models -> {self.architecture}, {self.layers} layers, "
+            f"{self.method}: {count} models -> {self.architecture}, {self.layers} layers, "
             f"{self.tensors} tensors, {self.parameters:,} parameters, {self.nbytes:,} bytes of {self.dtype}, "
             f"embeddings {'tied' if self.tied else 'not tied'}",
             f"tokenizer: {self.tokenizer}",
+            *map(str, self.vocabulary),
         ]
         for each in self.models:
             lines.append(
@@ -97,32 +104,42 @@ def preflight(recipe: Recipe, *, scan: bool = True) -> Preflight:
     plan = make_plan(recipe, checkpoints)
     if scan:
         for checkpoint in checkpoints.values():
-            _scan(checkpoint)
+            if not isinstance(checkpoint, Stage):  # its models are scanned
+                _scan(checkpoint)
     sizes = [math.prod(tensor.shape) for tensor in plan.tensors]
-    key = depth_key(plan.config)
     return Preflight(
         method=plan.method.name,
         models=tuple(
             CheckedModel(
                 model=str(ref),
-                role="base" if ref == recipe.base_model else "source",
-                parameters=sum(header.size for header in checkpoint.headers.values()),
-                dtypes=tuple(dict.fromkeys(dtype_name(header.dtype) for header in checkpoint.headers.values())),
-                tied=layout_of(checkpoint).tied,
-                licence=checkpoint.licence,
+                role="stage" if isinstance(each, Stage) else "base" if ref == recipe.base_model else "source",
+                parameters=sum(header.size for header in each.headers.values()),
+                dtypes=tuple(dict.fromkeys(dtype_name(header.dtype) for header in each.headers.values())),
+                tied=layout_of(each).tied,
+                licence=each.licence,
             )
-            for ref, checkpoint in checkpoints.items()
+            for ref, each in checkpoints.items()
         ),
         architecture=", ".join(plan.config.get("architectures") or [str(plan.config.get("model_type"))]),
-        layers=plan.config[key] if key else None,
+        layers=counted_layers(plan.config),
         tensors=len(plan.tensors),
         parameters=sum(sizes),
         nbytes=sum(size * tensor.dtype.itemsize for size, tensor in zip(sizes, plan.tensors, strict=True)),
         dtype=dtype_name(plan.out_dtype),
         tied=plan.tied,
-        tokenizer=str(plan.tokenizer_folder),
-        warnings=(*plan.warnings, *_licence_warnings({ref: each.licence for ref, each in checkpoints.items()})),
+        tokenizer=str(plan.tokenizer),
+        vocabulary=_token_changes(plan),
+        warnings=(*plan.warnings, *_licence_warnings({ref: checkpoints[ref].licence for ref in recipe.models_used})),
     )
+
+
+def _token_changes(plan: MergePlan) -> tuple[TokenChanges, ...]:
+    """By the first vocabulary tensor, which is the token embedding."""
+    for tensor in plan.tensors:
+        changes = [plan.vocabulary.changes(each.ref, each.rows) for each in tensor.sources if each.rows is not None]
+        if changes:
+            return tuple(changes)
+    return ()
 
 
 def _scan(checkpoint: Checkpoint) -> None:

@@ -1,7 +1,7 @@
 """Where source tensors are kept between merges: with the accelerator if they fit, else in host memory, else on disk."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import torch
@@ -9,6 +9,8 @@ from torch import Tensor
 
 from evomerge.checkpoint import Checkpoint
 from evomerge.errors import UsageError
+from evomerge.merge.plan import Source
+from evomerge.merge.transfer import Transfer
 from evomerge.recipe import ModelRef
 
 Residency = Literal["device", "host", "disk"]
@@ -67,26 +69,44 @@ class Sources:
         self.device = device
         nbytes = sum(header.nbytes for each in checkpoints.values() for header in each.headers.values())
         self.residency: Residency = _residency(nbytes, device, device_share, host_share) if keep else "disk"
-        self._kept: dict[tuple[ModelRef, str], Tensor] = {}
+        self._kept: dict[Source, Tensor] = {}
+        self._transfer = None if device.type == "cpu" else Transfer(device)
 
-    def flat(self, ref: ModelRef, name: str) -> Tensor:
+    def flat(self, source: Source) -> Tensor:
         """(n,) a tensor of a model, in the checkpoint's dtype. Never write to it.
 
         Raises:
             ModelError: the model has no such tensor.
         """
-        key = (ref, name)
-        if key in self._kept:
-            return self._kept[key]
-        flat = self.checkpoints[ref].read(name).reshape(-1)
+        if source in self._kept:
+            return self._kept[source]
+        made = self._read(source.ref, source.name) if source.rows is None else source.rows.take(self._read)
+        flat = made.reshape(-1)
         if self.residency == "disk":
             return flat
         if self.residency == "device":
             flat = flat.to(self.device)
         elif self.device.type == "cuda":
             flat = flat.pin_memory()
-        self._kept[key] = flat
+        self._kept[source] = flat
         return flat
+
+    def _read(self, ref: ModelRef, name: str) -> Tensor:
+        return self.checkpoints[ref].read(name)
+
+    def on_device(self, flats: tuple[Tensor, ...]) -> Iterator[tuple[slice, tuple[Tensor, ...]]]:
+        """Operands of one length where they are computed with, piece by piece: the next is on its way meanwhile.
+
+        Args:
+            flats: (m,) each, from `flat`.
+
+        Yields:
+            The place of the piece, and the operands' parts there, in their dtypes, until the next is asked for.
+        """
+        if self._transfer is None or self.residency == "device":
+            yield slice(0, flats[0].numel()), flats
+        else:
+            yield from self._transfer.pieces(flats)
 
     def release(self) -> None:
         """Give the memory that reading from disk has filled back to the system."""

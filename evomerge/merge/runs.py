@@ -4,6 +4,8 @@ Whole models are one run over all layers, to which the base model is added where
 Embeddings belong to the first run, the final norm and the head to the last. Parameters are looked up in the source,
 then the slice, the module, the recipe. Along a run a gradient goes from t = 0 at the first layer to t = 1 at the last
 (t = 1 in a run of one layer); tensors outside of the layers take t = 0. All as in mergekit 0.1.5.
+
+What no module claims, and a tower that a whole model lacks, is carried through from the base, or else the first model.
 """
 
 from collections.abc import Mapping
@@ -12,11 +14,13 @@ from typing import Any
 
 from evomerge.checkpoint import Checkpoint
 from evomerge.errors import ModelError, RecipeError
-from evomerge.merge.layout import Layer, Layout, layout_of
+from evomerge.merge.layout import EVERYTHING, Layer, Layout, Selection, is_derived, layout_of
+from evomerge.merge.networks import TEXT, check_modules, counted_as, networks_of
 from evomerge.methods import Method
 from evomerge.recipe import ModelRef, Module, Recipe, RecipeModel, Slice
 
 Scope = Mapping[str, Any] | None
+Checkpoints = Mapping[ModelRef, Checkpoint]
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,95 +72,145 @@ class Run:
         return next((len(self.leader.layers(stack)) for stack in self.leader.layout.stacks), 0)
 
 
-def runs_of(recipe: Recipe, method: Method, checkpoints: Mapping[ModelRef, Checkpoint]) -> tuple[Run, ...]:
-    """The runs, first layers first.
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A part of the output that has embeddings, layers and a head of its own, if any.
+
+    Attributes:
+        runs: its layers, first layers first.
+        counted_as: how config.json counts its layers (see `depth`).
+    """
+
+    runs: tuple[Run, ...]
+    counted_as: str
+
+    @property
+    def tied(self) -> bool:
+        """It has no head of its own."""
+        return all(self.ties)
+
+    @property
+    def ties(self) -> list[bool]:
+        """Whether each model of the first and last run ties its head to its embedding."""
+        return [entry.layout.tied for run in (self.runs[0], self.runs[-1]) for entry in run.inputs]
+
+
+@dataclass(frozen=True, eq=False)
+class Outline:
+    """The whole output.
+
+    Attributes:
+        networks: what is merged.
+        carrier: the base, or else the first model.
+        carried: the carrier's tensors that the output has as they are.
+        warnings: which these are.
+    """
+
+    networks: tuple[Network, ...]
+    carrier: Checkpoint
+    carried: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def outline_of(recipe: Recipe, method: Method, checkpoints: Checkpoints) -> Outline:
+    """What a recipe asks for.
 
     Raises:
-        RecipeError: more than one module; too few or too many models; no base where the method needs one; a layer range
-            that its model does not have.
-        ModelError: models of different depth are merged whole, or slices are taken from a model with several stacks.
+        RecipeError: a module that is no part of the model; too few or too many models; no base where the method needs
+            one; a layer range that its model does not have.
+        ModelError: models of different depth are merged whole, or slices are taken from several stacks.
     """
-    part, prefix, scopes = _part(recipe)
+    carrier = checkpoints[recipe.inputs[0]]
+    outline = _of_modules if recipe.modules is not None else _of_models if recipe.models is not None else _of_slices
+    made = outline(recipe, method, checkpoints, carrier)
+    for network in made.networks:
+        for run in network.runs:
+            _check_count(run, method)
+    return made
+
+
+def _of_slices(recipe: Recipe, method: Method, checkpoints: Checkpoints, carrier: Checkpoint) -> Outline:
+    runs = _runs(recipe, recipe, method, checkpoints, "", (recipe.parameters,), EVERYTHING)
+    return Outline((Network(runs, counted_as(carrier, carrier.headers)),), carrier)
+
+
+def _of_models(recipe: Recipe, method: Method, checkpoints: Checkpoints, carrier: Checkpoint) -> Outline:
+    found = {ref: set(networks_of(checkpoints[ref]).values()) for ref in recipe.inputs}
+    towers = sorted(found[carrier.ref] - {TEXT})
+    lacking = {tower: [ref for ref in recipe.inputs if tower not in found[ref]] for tower in towers}
+    warnings = [
+        f"{', '.join(map(str, refs))} lacks the {tower} network: that of {carrier.ref} is kept as it is"
+        for tower, refs in lacking.items()
+        if refs
+    ]
+    selection = EVERYTHING
+    if warnings:
+        selection = Selection(
+            only=tuple(sorted({each for all_ in found.values() for each in all_ if not lacking.get(each)}))
+        )
+    runs = _runs(recipe, recipe, method, checkpoints, "", (recipe.parameters,), selection)
+    network = Network(runs, counted_as(carrier, selection.names(carrier)))
+    return Outline((network,), carrier, _carried(carrier, selection), tuple(warnings))
+
+
+def _of_modules(recipe: Recipe, method: Method, checkpoints: Checkpoints, carrier: Checkpoint) -> Outline:
+    modules = recipe.modules or {}
+    check_modules(carrier, modules)
+    networks = []
+    for name, module in modules.items():
+        selection = Selection(tuple(modules), (name,))
+        scopes = (module.parameters, recipe.parameters)
+        runs = _runs(recipe, module, method, checkpoints, f"modules.{name}.", scopes, selection)
+        networks.append(Network(runs, counted_as(carrier, selection.names(carrier))))
+    carried = _carried(carrier, Selection(tuple(modules), tuple(modules)))
+    warnings: tuple[str, ...] = ()
+    if carried:
+        named = ", ".join(sorted({networks_of(carrier)[name] for name in carried}))
+        warnings = (f"modules: {len(carried)} tensors of no module ({named}) are kept as in {carrier.ref}",)
+    return Outline(tuple(networks), carrier, carried, warnings)
+
+
+def _carried(carrier: Checkpoint, merged: Selection) -> tuple[str, ...]:
+    """What is not merged, without a head that is a copy of the embedding."""
+    kept = set(merged.names(carrier))
+    whole = layout_of(carrier)
+    return tuple(
+        name
+        for name, header in carrier.headers.items()
+        if name not in kept and not is_derived(header) and not (whole.tied and name == whole.head)
+    )
+
+
+def _runs(
+    recipe: Recipe,
+    part: Recipe | Module,
+    method: Method,
+    checkpoints: Checkpoints,
+    prefix: str,
+    scopes: tuple[Scope, ...],
+    selection: Selection,
+) -> tuple[Run, ...]:
     if part.models is not None:
-        runs: tuple[Run, ...] = (_whole(recipe, method, checkpoints, part.models, prefix + "models", scopes),)
-    else:
-        runs = tuple(
-            _cut(recipe, method, checkpoints, run, f"{prefix}slices[{index}]", scopes)
-            for index, run in enumerate(part.slices or ())
-        )
-    for run in runs:
-        _check_count(run, method)
-    return runs
-
-
-def check_parameter_names(recipe: Recipe, method: Method) -> list[str]:
-    """Check that the method has every parameter that is set, and that it is set where it counts.
-
-    Returns:
-        Warnings about parameters without effect.
-
-    Raises:
-        RecipeError: an unknown parameter, or one of the whole tensor among those of a model.
-    """
-    warnings = []
-    for where, settings, of_model in _settings(recipe):
-        for name in settings or ():
-            parameter = method.parameter(name, where)
-            if of_model and not parameter.per_model:
-                raise RecipeError(
-                    f"{name} is not a parameter of a single model",
-                    where=where,
-                    remedy="set it under parameters: of the recipe",
-                )
-            if parameter.inert:
-                warnings.append(f"{where}: {name} has no effect on {method.name}")
-    return warnings
-
-
-def _settings(recipe: Recipe) -> list[tuple[str, Scope, bool]]:
-    """Where parameters can be: the place, the parameters, and whether they are of one model."""
-    found: list[tuple[str, Scope, bool]] = [("parameters", recipe.parameters, False)]
-    parts: list[tuple[str, Recipe | Module]] = [("", recipe)]
-    for name, module in (recipe.modules or {}).items():
-        parts.append((f"modules.{name}.", module))
-        found.append((f"modules.{name}.parameters", module.parameters, False))
-    for prefix, part in parts:
-        for index, entry in enumerate(part.models or ()):
-            found.append((f"{prefix}models[{index}].parameters", entry.parameters, True))
-        for index, run in enumerate(part.slices or ()):
-            found.append((f"{prefix}slices[{index}].parameters", run.parameters, False))
-            for place, source in enumerate(run.sources):
-                found.append((f"{prefix}slices[{index}].sources[{place}].parameters", source.parameters, True))
-    return found
-
-
-def _part(recipe: Recipe) -> tuple[Recipe | Module, str, tuple[Scope, ...]]:
-    if recipe.modules is None:
-        return recipe, "", (recipe.parameters,)
-    if len(recipe.modules) > 1:
-        raise RecipeError(
-            "more than one module",
-            where="modules",
-            expected="one",
-            found=", ".join(recipe.modules),
-            remedy="use models:",
-        )
-    ((name, module),) = recipe.modules.items()
-    return module, f"modules.{name}.", (module.parameters, recipe.parameters)
+        return (_whole(recipe, method, checkpoints, part.models, prefix + "models", scopes, selection),)
+    return tuple(
+        _cut(recipe, method, checkpoints, run, f"{prefix}slices[{index}]", scopes, selection)
+        for index, run in enumerate(part.slices or ())
+    )
 
 
 def _whole(
     recipe: Recipe,
     method: Method,
-    checkpoints: Mapping[ModelRef, Checkpoint],
+    checkpoints: Checkpoints,
     models: tuple[RecipeModel, ...],
     where: str,
     scopes: tuple[Scope, ...],
+    selection: Selection,
 ) -> Run:
     entries: list[tuple[ModelRef, Scope]] = [(entry.model, entry.parameters) for entry in models]
     if recipe.base_model is not None and all(ref != recipe.base_model for ref, _ in entries):
         entries.append((recipe.base_model, None))
-    inputs = tuple(_input(checkpoints, ref, None, parameters) for ref, parameters in entries)
+    inputs = tuple(_input(checkpoints, ref, None, parameters, selection) for ref, parameters in entries)
     run = _run(where, inputs, recipe.base_model, method, scopes)
     for entry in inputs:
         for stack, layers in run.leader.layout.stacks.items():
@@ -175,17 +229,23 @@ def _whole(
 def _cut(
     recipe: Recipe,
     method: Method,
-    checkpoints: Mapping[ModelRef, Checkpoint],
+    checkpoints: Checkpoints,
     run: Slice,
     where: str,
     scopes: tuple[Scope, ...],
+    selection: Selection,
 ) -> Run:
-    inputs = tuple(_input(checkpoints, source.model, source.layer_range, source.parameters) for source in run.sources)
+    inputs = tuple(
+        _input(checkpoints, source.model, source.layer_range, source.parameters, selection) for source in run.sources
+    )
     for index, entry in enumerate(inputs):
         stacks = entry.layout.stacks
         if len(stacks) != 1:
             raise ModelError(
-                "slices of a model without one stack of layers", where=entry.ref, found=", ".join(stacks) or "none"
+                "slices of a model without one stack of layers",
+                where=entry.ref,
+                found=", ".join(stacks) or "none",
+                remedy="cut each network alone, under modules:" if len(stacks) > 1 else "merge it whole, by models:",
             )
         (layers,) = stacks.values()
         if entry.layer_range is not None and entry.layer_range[1] > len(layers):
@@ -199,15 +259,19 @@ def _cut(
 
 
 def _input(
-    checkpoints: Mapping[ModelRef, Checkpoint], ref: ModelRef, layer_range: tuple[int, int] | None, parameters: Scope
+    checkpoints: Checkpoints,
+    ref: ModelRef,
+    layer_range: tuple[int, int] | None,
+    parameters: Scope,
+    selection: Selection,
 ) -> Input:
-    return Input(ref, checkpoints[ref], layout_of(checkpoints[ref]), layer_range, parameters)
+    return Input(ref, checkpoints[ref], layout_of(checkpoints[ref], selection), layer_range, parameters)
 
 
 def _run(
     where: str, inputs: tuple[Input, ...], base: ModelRef | None, method: Method, scopes: tuple[Scope, ...]
 ) -> Run:
-    if method.base == "unused":
+    if method.base == "unused" or (method.base == "optional" and base is None):
         return Run(where, inputs, 0, False, scopes)
     if base is None:
         raise RecipeError(f"{method.name} needs a base_model", where=where, remedy="set base_model")
@@ -220,12 +284,13 @@ def _run(
 
 
 def _check_count(run: Run, method: Method) -> None:
-    found, low, high = len(run.inputs), method.min_models, method.max_models
+    models = [entry.ref for index, entry in enumerate(run.inputs) if not (run.has_base and index == run.lead)]
+    found, low, high = len(models), method.min_models, method.max_models
     if found < low or (high is not None and found > high):
         expected = f"{low}" if low == high else f"at least {low}" if high is None else f"{low} to {high}"
         raise RecipeError(
             f"wrong number of models for {method.name}",
             where=run.where,
-            expected=f"{expected}, the base model counted" if method.base == "required" else expected,
-            found=", ".join(str(entry.ref) for entry in run.inputs) + f" ({found})",
+            expected=f"{expected} besides the base model" if run.has_base else expected,
+            found=f"{', '.join(map(str, models)) or 'none'} ({found})",
         )

@@ -8,109 +8,108 @@ References:
     The hash is a 32-bit multiply-xorshift permutation, its constants from Wellons' hash-prospector.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
 from hashlib import blake2b
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from evomerge.methods._method import Method, Operands, Parameter
+from evomerge.methods._method import Chunk, Coefficients, Method, Operands, Parameter
 from evomerge.methods._task_vectors import add, divisor, elect, parameters
 
 Word = TypeVar("Word", int, Tensor)
 
-_MASK = 0xFFFFFFFF
 
+def salt(seed: int, number: int, tensor: str, block: int) -> int:
+    """What the places in a block of 2**32 elements are mixed with, for one tensor of the recipe's model of that number.
 
-@dataclass(frozen=True)
-class Drop:
-    """Coefficients of one tensor.
-
-    Attributes:
-        keys: of each task vector, the 32-bit key of its mask.
-        densities: of each task vector, the chance that an entry is kept.
-        factors: of each task vector, its weight times what makes up for the entries dropped.
-        weights: of each task vector.
-        scale: factor of the merged vector.
-        normalize: divide by the weights that agree; not used where no sign is elected.
+    Returns:
+        A signed 32-bit number.
     """
-
-    keys: tuple[int, ...]
-    densities: tuple[float, ...]
-    factors: tuple[float, ...]
-    weights: tuple[float, ...]
-    scale: float
-    normalize: bool
+    key = int.from_bytes(blake2b(f"{seed}\0{number}\0{tensor}".encode(), digest_size=4).digest(), "little", signed=True)
+    return scramble(scramble(_signed(block)) ^ key)
 
 
-def key(seed: int, number: int, tensor: str) -> int:
-    """The 32-bit key of the mask of one tensor of the recipe's model of that number."""
-    return int.from_bytes(blake2b(f"{seed}\0{number}\0{tensor}".encode(), digest_size=4).digest(), "little")
+def limit(density: float) -> int:
+    """The signed 32-bit number that a share of all, `density` in (0, 1] to the nearest 2**-32, does not exceed."""
+    return max(1, round(density * 2**32)) - 1 - 2**31
 
 
-def kept(key: int, density: float, offset: int, count: int, device: torch.device) -> Tensor:
-    """(count,) bool: which elements are kept, each with chance `density`.
+def kept(index: Tensor, salt: Tensor, limit: Tensor) -> Tensor:
+    """Which elements are kept: bool, of the shape of `index`.
 
     Args:
-        key: 32 bits, from `key`.
-        density: in (0, 1], taken to the nearest 2**-32.
-        offset: place in the tensor of the first element.
-        count: how many elements; they must not cross a multiple of 2**32.
-        device: where the mask goes.
+        index: int32, the low 32 bits of the elements' places.
+        salt: () int32, from `salt`.
+        limit: int32, from `limit`; () or of the shape of `index`.
     """
-    block, start = divmod(offset, 1 << 32)
-    element = torch.arange(start, start + count, dtype=torch.int64, device=device)
-    return _scramble(element ^ _scramble(_scramble(block) ^ key)) < round(density * 2**32)
+    return scramble(index ^ salt) <= limit
 
 
-def _scramble(word: Word) -> Word:
-    """A permutation of the 32-bit words; no product exceeds 63 bits, so no device can round or wrap differently."""
-    word = (word ^ (word >> 16)) * 0x21F0AAAD & _MASK
-    word = (word ^ (word >> 15)) * 0x735A2D97 & _MASK
-    return word ^ (word >> 15)
+def scramble(word: Word) -> Word:
+    """A permutation of the signed 32-bit words; products wrap, on every device and in Python."""
+    word = _wrap((word ^ ((word >> 16) & 0xFFFF)) * 0x21F0AAAD)
+    word = _wrap((word ^ ((word >> 15) & 0x1FFFF)) * 0x735A2D97)
+    return word ^ ((word >> 15) & 0x1FFFF)
 
 
-def settle(operands: Operands) -> Drop:
-    """Keys and factors; `rescale` divides by the density, so that the expected task vector is the whole one."""
-    densities, weights = operands.each["density"], operands.each["weight"]
-    seed, rescale = int(operands.shared["random_seed"]), operands.shared["rescale"]
-    return Drop(
-        keys=tuple(key(seed, number, operands.name) for number in operands.numbers),
-        densities=densities,
-        factors=tuple(w / d if rescale else w for w, d in zip(weights, densities, strict=True)),
-        weights=weights,
-        scale=operands.shared["lambda"],
-        normalize=bool(operands.shared["normalize"]),
-    )
+def _wrap(word: Word) -> Word:
+    return _signed(word) if isinstance(word, int) else word
 
 
-def settle_linear(operands: Operands) -> Drop:
-    """As `settle`, with lambda and the normalization taken into the factors."""
-    drop = settle(operands)
-    scale = drop.scale / (divisor(operands) if drop.normalize else 1.0)
-    return replace(drop, factors=tuple(factor * scale for factor in drop.factors))
+def _signed(word: int) -> int:
+    return (word + 2**31) % 2**32 - 2**31
 
 
-def combine_linear(base: Tensor | None, models: Sequence[Tensor], drop: Drop, offset: int) -> Tensor:
+def settle(operands: Operands) -> Coefficients:
+    """Salts, limits, factors; `rescale` divides by the density, so that the expected task vector is the whole one."""
+    factors = _factors(operands)
+    tensors = (*_masks(operands), operands.tensor(*factors), operands.tensor(*operands.each["weight"]))
+    scale = operands.tensor(operands.shared["lambda"])
+    return Coefficients((*tensors, scale), (bool(operands.shared["normalize"]),))
+
+
+def settle_linear(operands: Operands) -> Coefficients:
+    """Salts, limits and factors, with lambda and the normalization taken into the factors."""
+    scale = operands.shared["lambda"] / (divisor(operands) if operands.shared["normalize"] else 1.0)
+    factors = operands.tensor(*(factor * scale for factor in _factors(operands)))
+    return Coefficients((*_masks(operands), factors))
+
+
+def combine_linear(chunk: Chunk) -> Tensor:
     """base + sum_i factor_i * mask_i * (model_i - base)."""
-    assert base is not None  # the method requires a base
-    return add(base, _vectors(base, models, drop, offset))
+    assert chunk.base is not None  # the method requires a base
+    return add(chunk.base, _vectors(chunk))
 
 
-def combine_ties(base: Tensor | None, models: Sequence[Tensor], drop: Drop, offset: int) -> Tensor:
+def combine_ties(chunk: Chunk) -> Tensor:
     """The base plus the masked task vectors, each entry from those that agree in sign."""
-    assert base is not None  # the method requires a base
-    return elect(base, list(_vectors(base, models, drop, offset)), drop.weights, drop.scale, drop.normalize)
+    assert chunk.base is not None  # the method requires a base
+    *_, weights, scale = chunk.coefficients
+    return elect(chunk.base, list(_vectors(chunk)), weights, scale[0], bool(chunk.flags[0]))
 
 
-def _vectors(base: Tensor, models: Sequence[Tensor], drop: Drop, offset: int) -> Iterator[Tensor]:
-    for model, key_, density, factor in zip(models, drop.keys, drop.densities, drop.factors, strict=True):
-        vector = model - base
-        if density < 1.0:
-            vector *= kept(key_, density, offset, base.numel(), base.device)
-        yield vector.mul_(factor)
+def _factors(operands: Operands) -> list[float]:
+    pairs = zip(operands.each["weight"], operands.each["density"], strict=True)
+    return [weight / density if operands.shared["rescale"] else weight for weight, density in pairs]
+
+
+def _masks(operands: Operands) -> tuple[Tensor, Tensor]:
+    seed = int(operands.shared["random_seed"])
+    salts = [salt(seed, number, operands.name, operands.block) for number in operands.numbers]
+    limits = [limit(density) for density in operands.each["density"]]
+    words = torch.tensor([salts, limits], dtype=torch.int32, device=operands.device)
+    return words[0], words[1]
+
+
+def _vectors(chunk: Chunk) -> Iterator[Tensor]:
+    assert chunk.base is not None
+    assert chunk.index is not None
+    salts, limits, factors = (words.unbind() for words in chunk.coefficients[:3])
+    for model, salt_, limit_, factor in zip(chunk.models, salts, limits, factors, strict=True):
+        mask = kept(chunk.index, salt_, limit_) * factor
+        yield (model - chunk.base) * mask  # a product: NaN comes through where it is dropped, too
 
 
 _PARAMETERS = (
@@ -122,22 +121,24 @@ DARE_LINEAR = Method(
     name="dare_linear",
     parameters=_PARAMETERS,
     base="required",
-    min_models=1,
+    min_models=0,
     max_models=None,
     settle=settle_linear,
     combine=combine_linear,
     summary="randomly thinned task vectors, rescaled and added to the base",
     source="arXiv 2311.03099",
+    positional=True,
 )
 
 DARE_TIES = Method(
     name="dare_ties",
     parameters=_PARAMETERS,
     base="required",
-    min_models=1,
+    min_models=0,
     max_models=None,
     settle=settle,
     combine=combine_ties,
     summary="randomly thinned task vectors, rescaled and added where they agree in sign",
     source="arXiv 2311.03099",
+    positional=True,
 )

@@ -4,12 +4,12 @@ References:
     Wortsman et al., Model soups, arXiv 2203.05482.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from torch import Tensor
 
 from evomerge.errors import RecipeError
-from evomerge.methods._method import Method, Operands, Parameter, Value
+from evomerge.methods._method import Chunk, Coefficients, Method, Operands, Parameter, Value
 
 
 def check(shared: Mapping[str, Value], each: Mapping[str, tuple[Value, ...]], where: str) -> None:
@@ -24,17 +24,18 @@ def check(shared: Mapping[str, Value], each: Mapping[str, tuple[Value, ...]], wh
         raise RecipeError("weights sum to zero", where=where, found=found, remedy=remedy)
 
 
-def settle(operands: Operands) -> tuple[float, ...]:
+def settle(operands: Operands) -> Coefficients:
     """The weight of each model, divided by their sum if `normalize`."""
     weights = operands.each["weight"]
     total = sum(weights) if operands.shared["normalize"] else 1.0
-    return tuple(weight / total for weight in weights)
+    return Coefficients((operands.tensor(*(weight / total for weight in weights)),))
 
 
-def combine(base: Tensor | None, models: Sequence[Tensor], weights: tuple[float, ...], offset: int) -> Tensor:
+def combine(chunk: Chunk) -> Tensor:
     """sum_i weight_i * model_i."""
-    merged = models[0] * weights[0]
-    for model, weight in zip(models[1:], weights[1:], strict=True):
+    weights = chunk.coefficients[0].unbind()
+    merged = chunk.models[0] * weights[0]
+    for model, weight in zip(chunk.models[1:], weights[1:], strict=True):
         merged += model * weight
     return merged
 

@@ -1,9 +1,11 @@
 """What a merge method is: two pure functions and the record that describes them."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cache
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,8 +15,13 @@ from evomerge.errors import RecipeError, nearest
 Kind = Literal["float", "int", "bool"]
 Value = float | int | bool
 
-# For each thread: temporaries of this many elements stay in a core's cache, 20 times the speed of whole tensors, seen.
-# torch does not split an operation on fewer.
+P = TypeVar("P")
+T = TypeVar("T")
+
+BASE = -1  # the place of the base in `Operands.measure`
+
+# Temporaries of this many elements stay in a core's cache, 20 times the speed of whole tensors, seen. And torch does
+# not split an operation on so few over threads, so that each thread can have chunks of its own.
 _CPU_CHUNK = 1 << 15
 _ACCELERATOR_CHUNK = 1 << 22
 
@@ -68,28 +75,78 @@ class Parameter:
 
 
 @dataclass(frozen=True)
+class Coefficients:
+    """What `Method.settle` makes of the parameters of one tensor.
+
+    Attributes:
+        tensors: float32 or int32, on the device of the operands. Number and shapes depend on the number of models and
+            on `flags` alone.
+        flags: choices that change what `combine` does, such as whether to normalize: names, booleans, numbers.
+        fields: of a piece of the flat tensor, (m,) float32 each, for methods that work by rows or columns.
+    """
+
+    tensors: tuple[Tensor, ...] = ()
+    flags: tuple[Hashable, ...] = ()
+    fields: Callable[[slice], tuple[Tensor, ...]] | None = None
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some elements of all operands, for `Method.combine`; all of one shape.
+
+    Attributes:
+        base: float32; None without a base.
+        models: float32, the base left out.
+        coefficients: `Coefficients.tensors`.
+        flags: `Coefficients.flags`.
+        fields: what `Coefficients.fields` gave for these elements.
+        index: int32, the low 32 bits of the place of each element in its tensor; None unless the method is positional.
+    """
+
+    base: Tensor | None
+    models: tuple[Tensor, ...]
+    coefficients: tuple[Tensor, ...]
+    flags: tuple[Hashable, ...]
+    fields: tuple[Tensor, ...]
+    index: Tensor | None
+
+
+Statistic = Callable[[tuple[Tensor, ...], tuple[int, ...], torch.device], Any]
+
+
+@dataclass(frozen=True)
 class Operands:
     """What one output tensor is made of, for `Method.settle`.
 
     Attributes:
         name: the output tensor.
-        base: (n,) any floating dtype; None for a method that has no base.
+        shape: of the output tensor; n is its number of elements.
+        base: (n,) in the checkpoint's dtype; None without a base.
         models: each (n,), the base left out.
         numbers: for each model its place, from 1, among the recipe's models other than the base.
         shared: value of each parameter that is not per model.
         each: values of each per-model parameter, in the order of `models`.
         device: where to compute.
-        statistic: the method's statistic of (base, models[i]), by i; measured when first asked for.
+        measure: (statistic, *places) -> what the statistic, a function of a module, makes of the tensors at these
+            places of `models` or `BASE`, given as (tensors, shape, device); known from earlier recipes over the same
+            sources.
+        block: which 2**32 elements of the tensor the coefficients are for; only a positional method may heed it.
     """
 
     name: str
+    shape: tuple[int, ...]
     base: Tensor | None
     models: tuple[Tensor, ...]
     numbers: tuple[int, ...]
     shared: Mapping[str, Value]
     each: Mapping[str, tuple[Value, ...]]
     device: torch.device
-    statistic: Callable[[int], Any]
+    measure: Callable[..., Any]
+    block: int = 0
+
+    def tensor(self, *values: float) -> Tensor:
+        """(k,) float32 on the device, rounded once from float64."""
+        return torch.tensor(values, dtype=torch.float64).to(torch.float32).to(self.device)
 
 
 @dataclass(frozen=True)
@@ -97,34 +154,35 @@ class Method:
     """A merge method.
 
     `settle` turns parameters and statistics into coefficients, once for each output tensor. `combine` is then called
-    for each chunk of elements. Both are pure.
+    for the elements. Both are pure.
 
     Attributes:
         name: the recipe's `merge_method`.
         parameters: all that a recipe may set.
-        base: `required` merges task vectors, or positions, relative to the base model; `unused` treats it as any other.
-        min_models, max_models: how many models a tensor is merged from, the base included.
-        check: (values of shared parameters, of per-model parameters, place) -> None, or a RecipeError about values that
-            are allowed alone but not together; None if there are no such.
-        statistics: (base (n,), model (n,), device) -> what depends on the sources alone; None if nothing does.
+        base: `required` merges task vectors, or positions, relative to the base model; `optional` does so if there is
+            one; `unused` treats it as any other.
+        min_models, max_models: how many models a tensor is merged from besides the base, if that is not `unused`.
         settle: coefficients of one tensor.
-        combine: (base (m,) float32 or None, models each (m,) float32, coefficients, offset of the chunk in the
-            tensor) -> (m,) float32. Elementwise; a NaN or Inf of a source comes through as NaN or Inf.
+        combine: elementwise, traceable, and of plain additions, products and selections, so that it gives the same bits
+            eager and compiled; a NaN or Inf of a source comes through as NaN or Inf.
         summary: what it does, in one line.
         source: where it was published.
+        check: (values of shared parameters, of per-model parameters, place) -> None, or a RecipeError about values that
+            are allowed alone but not together; None if there are no such.
+        positional: `combine` needs the place of each element.
     """
 
     name: str
     parameters: tuple[Parameter, ...]
-    base: Literal["required", "unused"]
+    base: Literal["required", "optional", "unused"]
     min_models: int
     max_models: int | None
-    settle: Callable[[Operands], Any]
-    combine: Callable[[Tensor | None, Sequence[Tensor], Any, int], Tensor]
+    settle: Callable[[Operands], Coefficients]
+    combine: Callable[[Chunk], Tensor]
     summary: str
     source: str
     check: Callable[[Mapping[str, Value], Mapping[str, tuple[Value, ...]], str], None] | None = None
-    statistics: Callable[[Tensor, Tensor, torch.device], Any] | None = None
+    positional: bool = False
 
     def parameter(self, name: str, where: str) -> Parameter:
         """The parameter of that name.
@@ -139,30 +197,56 @@ class Method:
         raise RecipeError(f"{self.name} has no parameter {name!r}", where=where, remedy=remedy)
 
 
-def merged_chunks(method: Method, operands: Operands) -> Iterator[tuple[slice, Tensor]]:
-    """Merge one tensor: the chunks of the result in order, each with its place, (m,) float32."""
-    coefficients = method.settle(operands)
-    base, device = operands.base, operands.device
-    count = (operands.models[0] if base is None else base).numel()
-    for piece in chunks(count, device):
-        part = None if base is None else fetch(base, piece, device)
-        parts = [fetch(model, piece, device) for model in operands.models]
-        yield piece, method.combine(part, parts, coefficients, piece.start)
-
-
-def chunks(count: int, device: torch.device, *, to_sum: bool = False) -> Iterator[slice]:
-    """Slices that cover `count` elements in order; none crosses a multiple of 2**32.
+def combine_into(
+    method: Method,
+    out: Tensor,
+    base: Tensor | None,
+    models: tuple[Tensor, ...],
+    coefficients: tuple[Tensor, ...],
+    flags: tuple[Hashable, ...],
+    fields: tuple[Tensor, ...],
+    start: Tensor,
+) -> None:
+    """Merge elements: what is compiled, and what runs chunk by chunk where nothing is.
 
     Args:
-        count: number of elements.
-        device: where they are computed on.
-        to_sum: make the slices the same for any number of threads, so that sums over them are, too.
+        method: the method.
+        out: any shape and dtype; is written.
+        base: of that shape, as stored; None without a base.
+        models: of that shape, as stored, the base left out.
+        coefficients, flags: what `settle` made.
+        fields: of that shape, float32.
+        start: () int32, the low 32 bits of the place of the first element.
     """
-    size = _ACCELERATOR_CHUNK
-    if device.type == "cpu":
-        size = _CPU_CHUNK if to_sum else _CPU_CHUNK << (torch.get_num_threads().bit_length() - 1)
+    index = None
+    if method.positional:
+        index = torch.arange(out.numel(), dtype=torch.int32, device=out.device).view(out.shape) + start
+    floats = tuple(model.float() for model in models)
+    chunk = Chunk(None if base is None else base.float(), floats, coefficients, flags, fields, index)
+    out.copy_(method.combine(chunk))
+
+
+def chunks(count: int, device: torch.device) -> Iterator[slice]:
+    """Slices that cover `count` elements in order, the same for any number of threads."""
+    size = _CPU_CHUNK if device.type == "cpu" else _ACCELERATOR_CHUNK
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))
+
+
+def over_chunks(work: Callable[[P], T], pieces: Iterable[P], device: torch.device) -> list[T]:
+    """What `work` gives for each piece, in order; on the CPU all of torch's threads share the pieces."""
+    every = list(pieces)
+    threads = min(torch.get_num_threads(), len(every)) if device.type == "cpu" else 1
+    if threads <= 1:
+        return [work(piece) for piece in every]
+    share = -(-len(every) // threads)
+    parts = [every[first : first + share] for first in range(0, len(every), share)]
+    return [each for part in _pool(threads).map(lambda part: [work(piece) for piece in part], parts) for each in part]
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="merge")
 
 
 def fetch(flat: Tensor, piece: slice, device: torch.device) -> Tensor:

@@ -1,20 +1,18 @@
 """Layers copied whole, scaled if asked."""
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
-from evomerge.methods._method import Method, Operands, Parameter
+from evomerge.methods._method import Chunk, Coefficients, Method, Operands, Parameter
 
 
-def settle(operands: Operands) -> float:
+def settle(operands: Operands) -> Coefficients:
     """The scale of the one model."""
-    return operands.each["scale"][0]
+    return Coefficients((operands.tensor(*operands.each["scale"]),))
 
 
-def combine(base: Tensor | None, models: Sequence[Tensor], scale: float, offset: int) -> Tensor:
+def combine(chunk: Chunk) -> Tensor:
     """scale * model."""
-    return models[0] * scale
+    return chunk.models[0] * chunk.coefficients[0][0]
 
 
 PASSTHROUGH = Method(

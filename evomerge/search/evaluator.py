@@ -9,13 +9,14 @@ from time import perf_counter
 from typing import Any, cast
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from evomerge.checkpoint import dtype_of, open_checkpoint
+from evomerge.checkpoint import OutputTokenizer, dtype_of, open_checkpoint
 from evomerge.config import ModelsConfig, WorkersConfig
 from evomerge.errors import ModelError, NonFiniteError, OneLineError
 from evomerge.merge import (
+    Kernels,
     LiveModel,
     Sources,
     StatisticsCache,
@@ -30,6 +31,8 @@ from evomerge.search.outcome import Job, Outcome, Split
 from fitness.harness import Harness
 from fitness.items import Scores
 from fitness.suite import SuiteConfig
+
+_CANDIDATES = 100  # merges that a worker is expected to make, when it weighs whether to compile
 
 
 class Evaluator:
@@ -58,9 +61,11 @@ class Evaluator:
         self._workers = workers
         self.sources = self._kept_sources()
         self.statistics = StatisticsCache()
+        elements = sum(header.size for each in self.checkpoints.values() for header in each.headers.values())
+        self.kernels = Kernels(workers.compile, elements=elements * _CANDIDATES)
         self._base, self._dtype = self.checkpoints[models.base.ref], dtype_of(models.dtype)
         self._live: LiveModel | None = self._new_live_model()
-        self.tokenizer = load_tokenizer(self._base.folder)
+        self._tokenizers: dict[OutputTokenizer, Any] = {}
         self.harness = Harness(suite)
 
     def evaluate(self, job: Job) -> Outcome:
@@ -94,20 +99,27 @@ class Evaluator:
     def _new_live_model(self) -> LiveModel:
         return LiveModel(self._base.config, dtype=self._dtype, device=self.device)
 
+    def _tokenizer(self, tokenizer: OutputTokenizer) -> Any:
+        """Loaded once for all candidates: the harness keeps token ids as long as it is the same object."""
+        if tokenizer not in self._tokenizers:
+            self._tokenizers[tokenizer] = tokenizer.load()
+        return self._tokenizers[tokenizer]
+
     def _evaluate(self, job: Job, seconds: dict[str, float]) -> Scores:
         started = perf_counter()
         recipe = Recipe.from_yaml(job.recipe, job.name)
         if job.folder is None:
             plan = make_plan(recipe, self.checkpoints)
             live = self._live = self._live or self._new_live_model()
-            live.load(plan, stream(plan, self.sources, device=self.device, statistics=self.statistics))
-            self.harness.bind(live.model, self.tokenizer)
+            merges = stream(plan, self.sources, device=self.device, statistics=self.statistics, kernels=self.kernels)
+            live.load(plan, merges)
+            self.harness.bind(live.model, self._tokenizer(plan.tokenizer))
         else:
             if self._live is not None:  # it and the sources may fill the device
                 self._live.model.to("cpu")
                 self._live, self.sources = None, self._kept_sources()
             shutil.rmtree(job.folder, ignore_errors=True)  # of a worker that died with this job
-            merge_to_disk(recipe, Path(job.folder), device=str(self.device))
+            merge_to_disk(recipe, Path(job.folder), device=str(self.device), kernels=self._workers.compile)
             _bind_checkpoint(self.harness, Path(job.folder), self.device)
         seconds["merge"] = perf_counter() - started
         started = perf_counter()
@@ -141,32 +153,13 @@ def score_model(path: Path | str, suite: SuiteConfig, workers: WorkersConfig, sp
     live = LiveModel(plan.config, dtype=plan.out_dtype, device=device)
     sources, statistics = Sources(checkpoints, device, keep=False), StatisticsCache(keep=False)
     live.load(plan, stream(plan, sources, device=device, statistics=statistics))
-    tokenizer = load_tokenizer(plan.tokenizer_folder)
-    tokenizer.chat_template = plan.chat_template or tokenizer.chat_template
-    harness.bind(live.model, tokenizer)
+    harness.bind(live.model, plan.tokenizer.load())
     return harness.score(split)
 
 
 def _bind_checkpoint(harness: Harness, folder: Path, device: torch.device) -> None:
     """Load a checkpoint and its tokenizer as whoever serves it would."""
-    harness.bind(_load_model(folder).to(device).eval(), load_tokenizer(folder))
-
-
-def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer in a model's folder; code from there is never run.
-
-    Raises:
-        ModelError: it is missing or damaged.
-    """
-    try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # what the tokenizers library raises is a bare Exception
-        raise ModelError(
-            "tokenizer missing or damaged",
-            where=folder,
-            found=_first_line(error),
-            remedy="check that the folder is complete",
-        ) from error
+    harness.bind(_load_model(folder).to(device).eval(), OutputTokenizer(folder).load())
 
 
 def _load_model(folder: Path) -> torch.nn.Module:

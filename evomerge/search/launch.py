@@ -18,7 +18,6 @@ from evomerge.merge import LiveModel, make_plan, preflight, resolve_device
 from evomerge.optimize import make_optimizer
 from evomerge.recipe import Recipe
 from evomerge.search.baselines import source_recipes, uniform_recipes
-from evomerge.search.evaluator import load_tokenizer
 from evomerge.search.finalists import choose_winner
 from evomerge.search.loop import Search
 from evomerge.search.progress import SearchProgress
@@ -106,11 +105,11 @@ def _preflight(config: SearchConfig) -> tuple[Environment, Genome, Harness]:
     for name, recipe in (source_recipes(models) | uniform_recipes(models)).items():
         make_plan(Recipe.from_yaml(recipe, name), checkpoints)
     plan = make_plan(genome.recipe(genome.initial), checkpoints)
-    live = LiveModel(base.config, dtype=dtype_of(models.dtype), device=NOWHERE)
-    live.load(plan, ((each.name, torch.empty(each.shape, dtype=each.dtype, device=NOWHERE)) for each in plan.tensors))
+    live = LiveModel(plan.config, dtype=dtype_of(models.dtype), device=NOWHERE)
+    live.check(plan)
     harness = Harness(config.suite)
     environment = describe_environment({str(ref): each for ref, each in checkpoints.items()}, harness.digests)
-    harness.check_template(load_tokenizer(base.folder))
+    harness.check_template(plan.tokenizer.load())
     return environment, genome, harness
 
 

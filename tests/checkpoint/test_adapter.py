@@ -113,15 +113,25 @@ def test_digest_sees_the_adapter(model, adapter) -> None:
     ("tensors", "config", "message"),
     [
         ({KEY + "lora_A.weight": A}, {}, "does not fit its base .*expected factors of shape"),
-        ({KEY + "lora_A.weight": A, KEY + "lora_B.weight": B.T}, {}, "does not fit .*layers.0.mlp.weight"),
+        ({KEY + "lora_A.weight": A, KEY + "lora_B.weight": B.T}, {}, "rank mismatch .*layers.0.mlp.weight"),
+        (
+            {KEY + "lora_A.weight": A, KEY + "lora_B.weight": B[:1]},
+            {"base_model_name_or_path": "org/other"},
+            r"does not fit its base .*layers.0.mlp.weight\): expected .*; it was trained on org/other",
+        ),
         ({KEY + "lora_A.weight": A[:, :2], KEY + "lora_B.weight": B}, {}, "does not fit"),
-        ({KEY + "lora_A.weight": A, KEY + "lora_B.weight": B}, {"r": 2}, "does not fit"),
+        (
+            {KEY + "lora_A.weight": A, KEY + "lora_B.weight": B},
+            {"r": 2},
+            "rank mismatch .*expected factors of rank 2, as adapter_conf",
+        ),
         ({KEY + "lora_A.weight": A, KEY + "lora_B.weight": B}, {"r": 0}, "expected r and lora_alpha above 0, found 0"),
         ({KEY + "lora_A.weight": A, KEY + "lora_B.weight": B}, {"lora_alpha": "x"}, "damaged adapter"),
         ({KEY.replace("0", "9") + "lora_A.weight": A}, {}, "expected a tensor 'model.layers.9.mlp.weight' in the base"),
         ({KEY + "lora_magnitude_vector": A}, {}, "expected a tensor .*lora_magnitude_vector"),
         ({KEY + "lora_A.weight": A}, {"peft_type": "IA3"}, "expected peft_type LORA, found 'IA3'"),
         ({KEY + "lora_A.weight": A}, {"use_dora": True}, "unsupported adapter .*found use_dora"),
+        ({KEY + "lora_A.weight": A}, {"target_parameters": ["experts.up"]}, "unsupported adapter .*found target_param"),
         ({KEY + "lora_A.weight": A}, {"init_lora_weights": "pissa"}, "found init_lora_weights pissa"),
     ],
 )
@@ -144,3 +154,29 @@ def test_adapters_that_are_incomplete(model, adapter, tmp_path) -> None:
     (adapter / "adapter_model.bin").unlink()
     with pytest.raises(ModelError, match=r"cannot read a shard .*No such file"):
         opened(model, adapter)
+
+
+def test_a_base_of_another_name_is_a_warning(model, tmp_path) -> None:
+    factors = {KEY + "lora_A.weight": A, KEY + "lora_B.weight": B}
+    named = save_adapter(tmp_path / "a", factors, base_model_name_or_path=f"org/{model.name.upper()}")
+    other = save_adapter(tmp_path / "b", factors, base_model_name_or_path="org/elsewhere/")
+    assert opened(model, named).warnings == ()
+    assert opened(model, other).warnings == (
+        f"adapter {other} was trained on org/elsewhere/, and is applied to {model}",
+    )
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"_name_or_path": "org/elsewhere"}))
+    assert opened(model, other).warnings == ()
+
+
+def test_an_adapter_on_one_of_several_networks(tmp_path) -> None:
+    names = [f"model.{part}.layers.0.k.weight" for part in ("vision_tower", "language_model")]
+    folder = tmp_path / "two"
+    folder.mkdir()
+    save_file({name: torch.ones(2, 3) for name in names}, folder / "model.safetensors")
+    (folder / "config.json").write_text("{}")
+    key = "base_model.model." + names[1].removesuffix("weight")
+    adapter = save_adapter(tmp_path / "a", {key + "lora_A.weight": A, key + "lora_B.weight": B})
+    checkpoint = opened(folder, adapter)
+    assert torch.equal(checkpoint.read(names[1]), torch.ones(2, 3) + 3 * PRODUCT)
+    assert torch.equal(checkpoint.read(names[0]), torch.ones(2, 3))

@@ -53,7 +53,6 @@ class Bench:
             "base_model": str(self.model("base")),
             "models": [{"model": str(self.model(name))} for name in ("second", "first")],
             "parameters": {"weight": 0.5},
-            "tokenizer_source": "base",
             "dtype": "float32",
         }
         path.write_text(yaml.safe_dump({key: value for key, value in (document | keys).items() if value is not None}))
@@ -296,7 +295,7 @@ RECIPES = {
     "density 1.5": (TIES | {"parameters": {"weight": 1, "density": 1.5}}, "density out of range", "in (0, 1], found 1"),
     "slerp of three": (
         {"merge_method": "slerp", "parameters": {"t": 0.5}},
-        *("wrong number of models for slerp", "expected 2", "(3)"),
+        *("wrong number of models for slerp", "expected 1 besides the base model", "(2)"),
     ),
 }
 

@@ -64,3 +64,56 @@ def test_a_study_that_is_not_there(tmp_path, capsys):
 def test_no_studies_is_an_empty_list(tmp_path: Path, capsys):
     assert main(["studies", "--runs-dir", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == []
+
+
+def test_intermediate_stages_are_written_where_asked_and_change_nothing(tmp_path, capsys):
+    import torch
+    from safetensors.torch import load_file
+
+    from evomerge.bench.synthetic import write_models
+
+    base, first, second = write_models(tmp_path / "models", 100_000, 2, torch.float32)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"""
+name: soup
+merge_method: linear
+models: [{{model: {first}, parameters: {{weight: 1}}}}, {{model: {second}, parameters: {{weight: 3}}}}]
+---
+merge_method: task_arithmetic
+base_model: {base}
+models: [{{model: soup, parameters: {{weight: 0.5}}}}]
+""",
+        encoding="utf-8",
+    )
+    assert main(["merge", str(recipe), str(tmp_path / "streamed")]) == 0
+    assert not (tmp_path / "stages").exists()
+    words = [str(recipe), str(tmp_path / "out"), "--intermediate", str(tmp_path / "stages"), "--compile", "never"]
+    assert main(["merge", *words]) == 0
+    assert [path.name for path in (tmp_path / "stages").iterdir()] == ["soup"]
+    assert str(tmp_path / "stages" / "soup") in capsys.readouterr().out
+    stored, streamed = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "streamed"))
+    soup, one, two = (
+        load_file(Path(path) / "model.safetensors") for path in (tmp_path / "stages" / "soup", first.path, second.path)
+    )
+    name = "model.layers.0.mlp.up_proj.weight"
+    torch.testing.assert_close(soup[name], 0.25 * one[name] + 0.75 * two[name])
+    torch.testing.assert_close(stored, streamed)
+
+
+def test_warnings_of_a_merge_go_to_stderr(tmp_path, capsys):
+    import torch
+
+    from evomerge.bench.synthetic import write_models
+
+    base, parent = write_models(tmp_path, 100_000, 1, torch.float32)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"{{merge_method: slerp, base_model: {base}, models: [{{model: {parent}}}], parameters: {{t: 0.5}}}}",
+        encoding="utf-8",
+    )
+    assert main(["merge", str(recipe), str(tmp_path / "out")]) == 0
+    said = capsys.readouterr()
+    assert said.out == f"merged into {tmp_path / 'out'}\n"
+    assert said.err.startswith("evomerge: warning: ")
+    assert "no tokenizer" in said.err

@@ -1,8 +1,10 @@
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -57,3 +59,21 @@ def tied(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def make_llama(tmp_path: Path) -> Callable[..., Path]:
     """Save a model for one test: `make_llama(name, seed, dtype=, words=, **changes of the config)`."""
     return lambda name, seed=0, **changes: save_llama(tmp_path / name, seed, **changes)
+
+
+@pytest.fixture
+def make_checkpoint(tmp_path: Path) -> Callable[..., Path]:
+    """Save random tensors as a model of any kind: `make_checkpoint(name, shapes, seed, **config)`."""
+
+    def make(name: str, shapes: Mapping[str, tuple[int, ...]], seed: int = 0, **config: object) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        generator = torch.Generator().manual_seed(seed)
+        save_file(
+            {tensor: torch.randn(shape, generator=generator) for tensor, shape in shapes.items()},
+            folder / "model.safetensors",
+        )
+        (folder / "config.json").write_text(json.dumps(config))
+        return folder
+
+    return make

@@ -98,21 +98,15 @@ class TestModels:
         message = r"depths differ \(.*parent: model.layers\): expected 3 layers as in .*one, found 2"
         refused(linear(untied["one"], parent), out, ModelError, message)
 
-    @pytest.mark.parametrize("policy", [{}, {"tokenizer_source": "base"}, {"tokenizer": {"source": "union"}}])
-    def test_vocabularies_that_differ(self, untied, make_llama, out, policy):
+    def test_vocabularies_that_differ(self, untied, make_llama, out):
         words = [f"w{index}" for index in range(20)] + ["alpha", "beta", "gamma", "delta"]
         parent = make_llama("parent", words=words)
         message = (
             rf"vocabularies differ \({parent}\): expected the 24 tokens of .*base,"
             r" found 24 tokens, of which 8 have no or another id there, such as 'alpha', 'w20', 'beta'; merge"
         )
-        document = linear(untied["one"], parent, base_model=str(untied["base"]), **policy)
+        document = linear(untied["one"], parent, base_model=str(untied["base"]))
         refused(document, out, ModelError, message)
-
-    def test_the_first_model_is_compared_with_the_one_that_gives_the_tokenizer(self, untied, make_llama, out):
-        parent = make_llama("parent", words=[f"w{index}" for index in (*range(22), 23, 22)])
-        message = rf"vocabularies differ \({untied['one']}\): expected the 24 tokens of {parent}"
-        refused(linear(untied["one"], parent, tokenizer_source=str(parent)), out, ModelError, message)
 
     def test_one_token_more(self, untied, make_llama, out):
         parent = make_llama("parent", words=[*(f"w{index}" for index in range(24)), "extra"])
@@ -182,7 +176,7 @@ class TestRecipes:
     def test_slerp_of_three_models(self, untied, out):
         document = linear(untied["one"], untied["two"], merge_method="slerp", base_model=str(untied["base"]))
         document["parameters"] = {"t": 0.5}
-        message = r"wrong number of models for slerp \(models\): expected 2, the base model counted, found .* \(3\)"
+        message = r"wrong number of models for slerp \(models\): expected 1 besides the base model, found .* \(2\)"
         refused(document, out, RecipeError, message)
 
     @pytest.mark.parametrize("method", ["slerp", "ties", "dare_linear", "task_arithmetic"])
@@ -245,30 +239,14 @@ class TestRecipes:
         document["models"] = models
         refused(document, out, RecipeError, r"weight missing \(.*base: ")
 
-    def test_two_modules(self, untied, out):
-        module = {"models": [{"model": str(untied["one"])}]}
-        document = linear(modules={"encoder": module, "decoder": module})
-        document["models"] = None
-        refused(document, out, RecipeError, r"more than one module \(modules\): expected one, found encoder, decoder")
-
     def test_base_tokenizer_without_a_base(self, untied, out):
         document = linear(untied["one"], tokenizer_source="base")
         refused(document, out, RecipeError, "tokenizer source 'base' without a base_model; set base_model")
 
-    def test_a_tokenizer_of_a_model_that_is_not_merged(self, untied, out):
-        document = linear(untied["one"], tokenizer_source=str(untied["two"]))
-        refused(document, out, RecipeError, "tokenizer source is not merged: found .*two; name one of")
-
-    def test_embeddings_of_single_tokens(self, untied, out):
-        document = linear(
-            untied["one"], tokenizer={"source": "union", "tokens": {"w1": {"source": str(untied["one"])}}}
-        )
-        refused(document, out, RecipeError, r"tokenizer.tokens is not supported: .*; remove tokenizer.tokens")
-
     @pytest.mark.parametrize("template", ["alpcaa", ""])
     def test_an_unknown_chat_template(self, untied, out, template):
         document = linear(untied["one"], chat_template=template)
-        refused(document, out, RecipeError, r"unknown chat template \(chat_template\): expected auto, chatml or a")
+        refused(document, out, RecipeError, r"unknown chat template \(chat_template\): expected auto, .*chatml")
         with pytest.raises(RecipeError, match="unknown chat template"):
             preflight(Recipe.from_document(document), scan=False)
 

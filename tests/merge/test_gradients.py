@@ -55,3 +55,56 @@ def test_one_module_is_the_whole_model(untied):
         "modules": {"default": {"models": [{"model": str(untied["one"])}], "parameters": {"scale": [2.0, 4.0]}}}
     }
     assert scales(document)[1] == [2.0, 3.0, 4.0]
+
+
+class TestWarnings:
+    """What a filter or a gradient does not reach is said, with the nearest names."""
+
+    def warnings(self, untied, **parameters):
+        document = {
+            "merge_method": "ties",
+            "base_model": str(untied["base"]),
+            "models": [{"model": str(untied["one"])}],
+        }
+        merged = Recipe.from_document(document | {"parameters": {"weight": 1.0} | parameters})
+        return make_plan(merged, open_sources(merged)).warnings
+
+    @pytest.mark.parametrize(
+        ("pattern", "nearest"),
+        [
+            ("self_atn", "self_attn"),
+            ("mlp.up_porj", "mlp.up_proj"),
+            ("lm_haed", "lm_head"),
+            ("layer.2.", "layers.2"),
+            ("embed_token.weight", "embed_tokens.weight"),
+        ],
+    )
+    def test_a_filter_that_fits_no_tensor(self, untied, pattern, nearest):
+        density = [{"filter": pattern, "value": 0.5}, {"value": 0.9}]
+        (warning,) = self.warnings(untied, density=density)
+        assert warning == f"parameters.density: filter {pattern!r} fits no tensor; did you mean {nearest!r}?"
+
+    def test_filters_of_a_model_are_told_with_their_place(self, untied):
+        entry = {"model": str(untied["one"]), "parameters": {"scale": [{"filter": "atn", "value": 2.0}]}}
+        merged = Recipe.from_document({"merge_method": "passthrough", "models": [entry]})
+        (warning,) = make_plan(merged, open_sources(merged)).warnings
+        assert warning.startswith("models[0].parameters.scale: filter 'atn' fits no tensor; ")
+
+    @pytest.mark.parametrize("pattern", ["lm_head", "embed_tokens", "model.norm"])
+    def test_a_gradient_that_no_layer_has(self, untied, pattern):
+        density = [{"filter": pattern, "value": [0.3, 0.6]}, {"value": 0.9}]
+        (warning,) = self.warnings(untied, density=density)
+        place = f"parameters.density: filter {pattern!r}"
+        assert warning == f"{place} fits tensors outside of the layers alone: only 0.3 is used"
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            [{"filter": "norm", "value": [0.3, 0.6]}, {"value": 0.9}],  # of layers, too
+            [{"filter": "lm_head", "value": [0.3]}, {"filter": "*", "value": [0.1, 0.9]}],
+            [{"filter": "layers.2.", "value": 0.3}, {"filter": "o_proj", "value": 0.5}, {"value": 0.9}],
+            [0.1, 0.9],
+        ],
+    )
+    def test_what_has_effect_is_not_told(self, untied, value):
+        assert self.warnings(untied, density=value) == ()

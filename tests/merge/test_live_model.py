@@ -1,3 +1,5 @@
+import copy
+import dataclasses
 import json
 
 import pytest
@@ -16,8 +18,15 @@ def passthrough(folder):
     recipe = Recipe.from_document({"merge_method": "passthrough", "models": [{"model": str(folder)}]})
     checkpoints = open_sources(recipe)
     plan = make_plan(recipe, checkpoints)
-    tensors = dict(stream(plan, Sources(checkpoints, CPU), device=CPU, statistics=StatisticsCache()))
-    return recipe, plan, tensors
+    merges = stream(plan, Sources(checkpoints, CPU), device=CPU, statistics=StatisticsCache())
+    return recipe, plan, {merge.tensor.name: merge for merge in merges}
+
+
+def changed(merge, **changes):
+    """The merge of a tensor that is planned otherwise."""
+    other = copy.copy(merge)
+    other.tensor = dataclasses.replace(merge.tensor, **changes)
+    return other
 
 
 @pytest.fixture
@@ -28,7 +37,7 @@ def loaded(untied):
 
 def test_it_is_ready_for_inference(loaded):
     live, plan, tensors = loaded
-    live.load(plan, tensors.items())
+    live.load(plan, tensors.values())
     assert not live.model.training
     assert not any(parameter.requires_grad for parameter in live.model.parameters())
 
@@ -36,7 +45,7 @@ def test_it_is_ready_for_inference(loaded):
 def test_parameters_keep_their_memory(loaded):
     live, plan, tensors = loaded
     before = [parameter.data_ptr() for parameter in live.model.parameters()]
-    live.load(plan, tensors.items())
+    live.load(plan, tensors.values())
     assert [parameter.data_ptr() for parameter in live.model.parameters()] == before
 
 
@@ -47,38 +56,45 @@ def test_a_tensor_that_never_came(loaded):
         "parameters not written .LlamaForCausalLM.: expected a tensor for each of 30 names, found none for model.norm"
     )
     with pytest.raises(ModelError, match=message):
-        live.load(plan, tensors.items())
+        live.load(plan, tensors.values())
 
 
 def test_a_tensor_that_came_twice(loaded):
     live, plan, tensors = loaded
     name = "model.norm.weight"
     with pytest.raises(ModelError, match=rf"parameter written twice \({name}\)"):
-        live.load(plan, [*tensors.items(), (name, tensors[name])])
+        live.load(plan, [*tensors.values(), tensors[name]])
+
+
+def test_a_plan_is_checked_before_anything_is_merged(loaded):
+    live, plan, _ = loaded
+    live.check(plan)
+    with pytest.raises(ModelError, match="parameters not written"):
+        live.check(dataclasses.replace(plan, tensors=plan.tensors[1:]))
 
 
 def test_tied_weights_count_as_one(tied):
     _, plan, tensors = passthrough(tied["one"])
     live = LiveModel(plan.config, dtype=torch.float32, device=CPU)
-    head = tensors["model.embed_tokens.weight"]
+    head = changed(tensors["model.embed_tokens.weight"], name="lm_head.weight")
     with pytest.raises(ModelError, match=r"parameter written twice \(lm_head.weight\): expected one tensor for tied"):
-        live.load(plan, [*tensors.items(), ("lm_head.weight", head)])
+        live.load(plan, [*tensors.values(), head])
 
 
 def test_a_name_that_the_model_does_not_have(loaded):
     live, plan, tensors = loaded
-    experts = [("model.layers.0.mlp.experts.0.w1.weight", torch.zeros(1)), *tensors.items()]
+    expert = changed(tensors["model.norm.weight"], name="model.layers.0.mlp.experts.0.w1.weight")
     with pytest.raises(
         ModelError, match=r"tensor without a place in the model \(model.layers.0.mlp.experts.0.w1.weight"
     ):
-        live.load(plan, experts)
+        live.load(plan, [expert, *tensors.values()])
 
 
 def test_another_shape(loaded):
     live, plan, tensors = loaded
-    tensors["model.norm.weight"] = torch.zeros(17)
+    tensors["model.norm.weight"] = changed(tensors["model.norm.weight"], shape=(17,))
     with pytest.raises(ModelError, match=r"shape does not fit .* \(model.norm.weight\): expected \[16\], found \[17\]"):
-        live.load(plan, tensors.items())
+        live.load(plan, tensors.values())
 
 
 def test_an_architecture_that_transformers_does_not_know():
@@ -107,7 +123,7 @@ def test_a_checkpoint_of_the_bare_network(tmp_path):
     assert "h.0.attn.bias" not in streamed
     assert "h.0.attn.c_attn.bias" in streamed
     live = LiveModel(plan.config, dtype=torch.float32, device=CPU)
-    live.load(plan, streamed.items())
+    live.load(plan, streamed.values())
     tokens = torch.arange(8)[None]
     with torch.no_grad():
         assert torch.equal(live.model(tokens).logits, model(tokens).logits)

@@ -15,10 +15,10 @@ from evomerge.recipe import Recipe
 folder, method = Path(sys.argv[1]), sys.argv[2]
 headers = [TensorHeader(f"model.layers.{i}.weight", torch.bfloat16, (1024, 1024)) for i in range(32)]
 config = {"model_type": "llama", "num_hidden_layers": len(headers)}
-settings = dict(headers=headers, config=config, tokenizer_from=None, max_shard_size=10**8, card="")
+settings = dict(headers=headers, config=config, tokenizer=None, max_shard_size=10**8, card="")
 for fill, name in enumerate(("base", "one")):
     tensor = torch.full((1024, 1024), float(fill)).bfloat16()
-    write_checkpoint(folder / name, ((header.name, tensor) for header in headers), **settings)
+    write_checkpoint(folder / name, ((header.name, 0, tensor.view(-1)) for header in headers), **settings)
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1 if sys.platform == "linux" else 1024)

@@ -4,9 +4,10 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from evomerge.errors import RecipeError
 from evomerge.merge import LiveModel, Sources, StatisticsCache, make_plan, merge_to_disk, open_sources, stream
 from evomerge.recipe import Recipe
 
@@ -99,7 +100,8 @@ def test_a_statistic_is_measured_once_for_all_recipes(untied):
     outcomes = []
     for density in (0.2, 0.7, 0.2):
         plan = make_plan(recipe("ties", untied, parameters={"weight": 1.0, "density": density}), checkpoints)
-        outcomes.append(dict(stream(plan, sources, device=CPU, statistics=statistics)))
+        merges = stream(plan, sources, device=CPU, statistics=statistics)
+        outcomes.append({merge.tensor.name: merge.whole() for merge in merges})
         assert len(statistics) == 2 * len(plan.tensors)
     assert all(torch.equal(tensor, outcomes[2][name]) for name, tensor in outcomes[0].items())
     assert not torch.equal(outcomes[0]["lm_head.weight"], outcomes[1]["lm_head.weight"])
@@ -178,8 +180,6 @@ class TestTies:
         assert_same_model(live(merged), tmp_path / "out")
 
     def test_a_copy_of_the_embedding_in_the_file_is_left_out(self, tied, make_llama, tmp_path):
-        from safetensors.torch import save_file
-
         folder = make_llama("copy", 1, tie_word_embeddings=True)
         tensors = weights(folder)
         tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
@@ -281,3 +281,62 @@ class TestDepth:
         name = "model.layers.{}.mlp.up_proj.weight"
         assert torch.equal(found[name.format(0)], base[name.format(0)])  # t = 0 at the first layer
         assert torch.equal(found[name.format(1)], one[name.format(2)])  # t = 1 at the last one
+
+
+class TestBase:
+    """Where a base model stands: required, optional or one of the models."""
+
+    def plan(self, folders, method, names, *, base=None, **parameters):
+        document = {"merge_method": method, "models": [{"model": str(folders[name])} for name in names]}
+        document |= {} if base is None else {"base_model": str(folders[base])}
+        merged = Recipe.from_document(document | {"parameters": parameters})
+        return make_plan(merged, open_sources(merged)).tensors[0]
+
+    def test_an_optional_base_is_added_where_it_is_named(self, untied):
+        tensor = self.plan(untied, "nuslerp", ("one", "two"), base="base", weight=0.5)
+        assert tensor.base.ref.path == str(untied["base"])
+        assert [source.ref.path for source in tensor.models] == [str(untied["one"]), str(untied["two"])]
+        assert tensor.numbers == (1, 2)
+
+    def test_an_optional_base_may_be_left_out(self, untied):
+        tensor = self.plan(untied, "nuslerp", ("one", "two"), weight=0.5)
+        assert tensor.base is None
+        assert [source.ref.path for source in tensor.models] == [str(untied["one"]), str(untied["two"])]
+
+    def test_a_base_among_the_models_counts_as_the_base(self, untied):
+        tensor = self.plan(untied, "slerp", ("base", "one"), base="base", t=0.5)
+        assert tensor.base.ref.path == str(untied["base"])
+        assert [source.ref.path for source in tensor.models] == [str(untied["one"])]
+
+    @pytest.mark.parametrize(
+        ("method", "names", "base", "message"),
+        [
+            ("nuslerp", ("one",), "base", r"expected 2 besides the base model, found .*one \(1\)"),
+            ("nuslerp", ("one", "two", "base"), None, r"expected 2, found .*one, .*two, .*base \(3\)"),
+            ("slerp", ("base",), "base", r"expected 1 besides the base model, found none \(0\)"),
+            ("model_stock", ("one",), "base", r"expected at least 2 besides the base model, found .*one \(1\)"),
+            ("passthrough", ("one", "two"), None, r"expected 1, found .*one, .*two \(2\)"),
+        ],
+    )
+    def test_too_few_or_too_many(self, untied, method, names, base, message):
+        with pytest.raises(RecipeError, match=message):
+            self.plan(untied, method, names, base=base, t=0.5) if method == "slerp" else self.plan(
+                untied, method, names, base=base
+            )
+
+
+def test_an_adapter_is_merged_as_the_model_that_it_makes(untied, tmp_path):
+    name = "model.layers.1.mlp.up_proj"
+    a, b = torch.randn(2, 16), torch.randn(24, 2)
+    lora = tmp_path / "lora"
+    lora.mkdir()
+    (lora / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 4}))
+    factors = {f"base_model.model.{name}.lora_A.weight": a, f"base_model.model.{name}.lora_B.weight": b}
+    save_file(factors, lora / "adapter_model.safetensors")
+    document = {"merge_method": "task_arithmetic", "base_model": str(untied["base"]), "parameters": {"weight": 0.5}}
+    document["models"] = [{"model": f"{untied['base']}+{lora}"}]
+    merge_to_disk(Recipe.from_document(document), tmp_path / "out", device="cpu")
+    base, found = weights(untied["base"]), weights(tmp_path / "out")
+    changed = f"{name}.weight"
+    torch.testing.assert_close(found[changed], base[changed] + 0.5 * 2 * (b @ a), rtol=0, atol=1e-5)
+    assert all(torch.equal(found[each], base[each]) for each in base if each != changed)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from evomerge.errors import UsageError
-from evomerge.merge import Sources, StatisticsCache, make_plan, open_sources, residency, resolve_device, stream
+from evomerge.merge import Source, Sources, StatisticsCache, make_plan, open_sources, residency, resolve_device, stream
 from evomerge.methods import _method
 from evomerge.recipe import Recipe
 
@@ -40,8 +40,8 @@ def test_sources_that_fit_are_kept(checkpoints):
     sources = Sources(opened, CPU)
     ref = next(iter(opened))
     assert sources.residency == "host"
-    assert sources.flat(ref, "model.norm.weight") is sources.flat(ref, "model.norm.weight")
-    assert torch.equal(sources.flat(ref, "lm_head.weight"), opened[ref].read("lm_head.weight").flatten())
+    assert sources.flat(Source(ref, "model.norm.weight")) is sources.flat(Source(ref, "model.norm.weight"))
+    assert torch.equal(sources.flat(Source(ref, "lm_head.weight")), opened[ref].read("lm_head.weight").flatten())
 
 
 def test_statistics_that_are_not_kept_are_measured_anew():
@@ -60,7 +60,7 @@ def test_others_are_read_anew(monkeypatch, checkpoints, why):
     sources = Sources(opened, CPU, keep=why == "no room")
     ref = next(iter(opened))
     assert sources.residency == "disk"
-    assert sources.flat(ref, "model.norm.weight") is not sources.flat(ref, "model.norm.weight")
+    assert sources.flat(Source(ref, "model.norm.weight")) is not sources.flat(Source(ref, "model.norm.weight"))
 
 
 def test_a_large_tensor_is_merged_in_chunks(monkeypatch, checkpoints):
@@ -69,15 +69,26 @@ def test_a_large_tensor_is_merged_in_chunks(monkeypatch, checkpoints):
     opened, recipe = checkpoints
     plan = make_plan(recipe, opened)
     sources = Sources(opened, CPU)
-    whole = dict(stream(plan, sources, device=CPU, statistics=StatisticsCache()))
+    whole = [merge.whole() for merge in stream(plan, sources, device=CPU, statistics=StatisticsCache())]
     seen = []
 
-    def combine(base, models, *rest):
-        seen.append(models[0].numel())
-        return plan.method.combine(base, models, *rest)
+    def combine(chunk):
+        seen.append(chunk.models[0].numel())
+        return plan.method.combine(chunk)
 
     monkeypatch.setattr(_method, "_CPU_CHUNK", 64)
-    watched = replace(plan, method=replace(plan.method, combine=combine))
-    parts = dict(stream(watched, sources, device=CPU, statistics=StatisticsCache()))
-    assert max(seen) == 64 * (1 << torch.get_num_threads().bit_length() - 1)
-    assert all(torch.equal(parts[name], tensor) for name, tensor in whole.items())
+    method = replace(plan.method, combine=combine)
+    watched = replace(plan, tensors=tuple(replace(tensor, method=method) for tensor in plan.tensors))
+    parts = [merge.whole() for merge in stream(watched, sources, device=CPU, statistics=StatisticsCache())]
+    assert max(seen) == 64
+    assert all(map(torch.equal, parts, whole))
+
+
+def test_a_tensor_may_be_written_in_parts(checkpoints):
+    opened, recipe = checkpoints
+    plan = make_plan(recipe, opened)
+    for merge in stream(plan, Sources(opened, CPU), device=CPU, statistics=StatisticsCache()):
+        out = torch.empty(merge.count, dtype=merge.tensor.dtype)
+        for start in range(0, merge.count, 100):
+            merge.write(out[start : start + 100], start)
+        assert torch.equal(out, merge.whole().view(-1))

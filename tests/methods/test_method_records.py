@@ -15,6 +15,19 @@ MERGEKIT = {
     "dare_linear": TASK_VECTORS | {"normalize": False, "rescale": True},
     "dare_ties": TASK_VECTORS | {"normalize": False, "rescale": True},
     "passthrough": {"scale": 1.0},
+    "nuslerp": {"weight": ..., "nuslerp_row_wise": False, "nuslerp_flatten": True},
+    "multislerp": {"weight": ..., "normalize_weights": True, "eps": 1e-8},
+    "karcher": {"max_iter": 10, "tol": 1e-5},
+    "della": TASK_VECTORS | {"epsilon": 0.15, "normalize": True, "rescale": True},
+    "della_linear": TASK_VECTORS | {"epsilon": 0.15, "normalize": False, "rescale": True},
+    "breadcrumbs": TASK_VECTORS | {"gamma": 0.01, "normalize": False, "rescale": False},
+    "breadcrumbs_ties": TASK_VECTORS | {"gamma": 0.01, "normalize": False, "rescale": False},
+    "sce": {"int8_mask": False, "select_topk": 1.0},
+    "ram": {"epsilon": 1e-5},
+    "ramplus_tl": {"r": 0.1, "alpha": 0.2, "epsilon": 1e-5},
+    "model_stock": {"filter_wise": False},
+    "nearswap": {"t": ...},
+    "arcee_fusion": {},
 }
 
 
@@ -26,7 +39,7 @@ def test_parameters_and_defaults_are_mergekits(name):
 
 
 def test_all_methods_are_there():
-    assert list(METHODS) == ["linear", "slerp", "task_arithmetic", "ties", "dare_linear", "dare_ties", "passthrough"]
+    assert set(METHODS) == set(MERGEKIT)
     assert all(name == method.name for name, method in METHODS.items())
 
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evomerge.genome import Genome, GenomeConfig, ModelShape
-from evomerge.parameters import parameter
+from evomerge.parameters import Lookup
 from evomerge.recipe import ModelRef, Recipe
 
 BASE = ModelRef("org/base")
@@ -140,6 +140,6 @@ def readings(recipe, name, depth):
             for source in sources:
                 if source.model != recipe.base_model or name in ("t", "lambda"):
                     scopes = (source.parameters, part.parameters, recipe.parameters)
-                    found.append(parameter(name, tensor, t, *scopes))
+                    found.append(Lookup(name, "float", *scopes).value(tensor, t))
     assert None not in found
     return found

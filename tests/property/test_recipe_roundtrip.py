@@ -105,6 +105,18 @@ def test_yaml_round_trip_is_the_identity(document: dict) -> None:
     assert again.digest == recipe.digest
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(recipes(), min_size=2, max_size=3))
+def test_stages_round_trip_too(documents: list[dict]) -> None:
+    named = [document | {"name": f"stage {place}"} for place, document in enumerate(documents)]
+    recipe = Recipe.from_yaml(yaml.safe_dump_all(named, allow_unicode=False))
+    assert list(yaml.safe_load_all(recipe.to_yaml())) == named
+    again = Recipe.from_yaml(recipe.to_yaml())
+    assert again == recipe
+    assert again.stages == recipe.stages
+    assert again.digest == recipe.digest
+
+
 @given(references())
 def test_a_reference_is_its_string(text: str) -> None:
     assert str(ModelRef.parse(text)) == text

@@ -3,7 +3,7 @@
 import pytest
 
 from evomerge.errors import RecipeError
-from evomerge.recipe import ConditionalValue, Recipe, evaluate, parameter
+from evomerge.recipe import ConditionalValue, Lookup, Recipe, evaluate
 
 NAME = "model.layers.3.mlp.up_proj.weight"
 
@@ -46,16 +46,17 @@ def test_integers() -> None:
 @pytest.mark.parametrize(("setting", "kind"), [("sum", "float"), ((0.5, "sum"), "float"), (2, "bool"), (0.5, "int")])
 def test_a_value_of_another_kind_is_refused(setting, kind) -> None:
     with pytest.raises(RecipeError, match=f"bad parameter value .weight.: expected {kind}"):
-        parameter("weight", NAME, 0.0, {"weight": setting}, kind=kind)
+        Lookup("weight", kind, {"weight": setting})
 
 
 def test_the_first_scope_with_a_value_wins() -> None:
     source = {"weight": ConditionalValue(value=1.0, filter="self_attn")}
     scopes = (source, None, {"density": 0.5}, {"weight": 3.0})
-    assert parameter("weight", "model.layers.0.self_attn.q_proj.weight", 0.0, *scopes) == 1.0
-    assert parameter("weight", NAME, 0.0, *scopes) == 3.0
-    assert parameter("density", NAME, 0.0, *scopes) == 0.5
-    assert parameter("lambda", NAME, 0.0, *scopes) is None
+    weight = Lookup("weight", "float", *scopes)
+    assert weight.value("model.layers.0.self_attn.q_proj.weight", 0.0) == 1.0
+    assert weight.value(NAME, 0.0) == 3.0
+    assert Lookup("density", "float", *scopes).value(NAME, 0.0) == 0.5
+    assert Lookup("lambda", "float", *scopes).value(NAME, 0.0) is None
 
 
 def test_what_a_recipe_holds_can_be_evaluated() -> None:

@@ -121,6 +121,13 @@ def test_a_model_reference_is_its_string(text: str, ref: ModelRef) -> None:
     assert ref.document == text
 
 
+def test_mergekit_s_own_spelling_of_a_model_is_read_and_kept() -> None:
+    model = {"model": {"path": "org/m", "revision": None}, "lora": None, "override_architecture": None}
+    recipe = Recipe.from_document({"merge_method": "linear", "models": [{"model": model}]})
+    assert recipe.models_used == (ModelRef("org/m"),)
+    assert yaml.safe_load(recipe.to_yaml())["models"][0]["model"] == model
+
+
 @pytest.mark.parametrize("text", ["", "@v1", "m@", "m@a@b", "m+a+b", "+lora", "m+"])
 def test_a_malformed_model_reference_is_refused(text: str) -> None:
     with pytest.raises(RecipeError, match="not a model reference"):
@@ -186,7 +193,7 @@ def linear(models: str, rest: str = "") -> str:
         ("name: 2024-13-45", r"not valid YAML \(recipe\): found month must be in 1\.\.12"),
         ("name: !!int x", r"not valid YAML \(recipe\): found invalid literal"),
         ("[" * 3000, r"not valid YAML \(recipe\): found maximum recursion depth"),
-        ("a: 1\n---\nb: 2", "not valid YAML: but found another document"),
+        ("a: 1\n---\nb: 2", r"unknown key .a. \(recipe, document 1\)"),
         ("merge_method: a\nmerge_method: b", r"key 'merge_method' given twice \(recipe:2:1\)"),
         ("", r"not a recipe \(recipe\): expected a mapping, found NoneType"),
         ("- linear", "expected a mapping, found list"),
@@ -199,6 +206,10 @@ def linear(models: str, rest: str = "") -> str:
         (linear("3"), r"bad value \(recipe: models\): expected a list, found 3"),
         (linear("[]"), r"empty list \(recipe: models\)"),
         (linear("[{model: 3}]"), r"not a model reference .*: expected a string, found 3"),
+        (
+            linear("[{model: {model: a, override_architecture: Llama}}]"),
+            r"override_architecture has no effect \(recipe: models\[0\].model.override_architecture\): found 'Llama'; ",
+        ),
         (linear("[{model: a+b+c}]"), r"not a model reference \(recipe: models\[0\]\.model\)"),
         (linear("[{model: a}, {model: a}]"), "model given twice .*: found a"),
         (linear("[{model: a, parameters: 5}]"), "expected a mapping, found 5"),

@@ -75,6 +75,17 @@ def test_on_disk_it_scores_as_in_the_live_model(config, evaluator, tmp_path):
         assert (tmp_path / name / "model.safetensors").exists()
 
 
+def test_tokens_of_its_own_are_scored_live_as_on_disk(config, evaluator, tmp_path):
+    plain = job(config, 0.5)
+    tokens = "tokenizer: {source: base, tokens: {reen: {source: {kind: zero}}}}"  # found in green, before any merge
+    recipe = f"{plain.recipe[:-1]}, {tokens}}}"
+    live = evaluator.evaluate(Job("live", recipe))
+    on_disk = evaluator.evaluate(Job("disk", recipe, folder=str(tmp_path / "out")))
+    assert (live.reason, on_disk.reason) == (None, None)
+    assert live.scores == on_disk.scores
+    assert live.scores["prose"].values != evaluator.evaluate(plain).scores["prose"].values
+
+
 def test_uniform_merges_cover_the_plain_ways(config):
     recipes = uniform_recipes(config.models)
     assert list(recipes) == [

@@ -1,0 +1,1 @@
+"""What merges cost, against the floor of moving their bytes."""

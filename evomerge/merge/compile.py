@@ -1,0 +1,57 @@
+"""`python -m evomerge.merge.compile SIGNATURE PATH` compiles a kernel, away from the process that merges."""
+
+import json
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evomerge.merge.kernels import ROW
+from evomerge.methods import combine_into, get_method
+
+
+class _Kernel(torch.nn.Module):
+    def __init__(self, signature: dict[str, Any]) -> None:
+        super().__init__()
+        self._method = get_method(signature["method"])
+        self._flags = tuple(signature["flags"])
+        self._has_base = signature["has_base"]
+        self._sources = len(signature["sources"])
+        self._fields = len(signature["fields"])
+
+    def forward(self, tensors: list[Tensor]) -> None:
+        out, *rest = tensors
+        sources, rest = rest[: self._sources], rest[self._sources :]
+        fields, (*coefficients, start) = rest[: self._fields], rest[self._fields :]
+        base = sources.pop(0) if self._has_base else None
+        combine_into(self._method, out, base, tuple(sources), tuple(coefficients), self._flags, tuple(fields), start)
+
+
+def main(text: str, path: Path) -> None:
+    """Compile the kernel of a signature, given as JSON, into a package at `path`, which appears whole or not at all."""
+    signature = json.loads(text)
+    device = torch.device(signature["device"])
+    big = [signature["out"], *signature["sources"], *signature["fields"]]
+    rows = [torch.zeros(64, ROW, dtype=getattr(torch, name), device=device) for name in big]
+    small = [torch.zeros(shape, dtype=getattr(torch, name), device=device) for shape, name in signature["coefficients"]]
+    start = torch.zeros((), dtype=torch.int32, device=device)
+    dim = torch.export.Dim("rows", min=1)
+    shapes: Any = ([{0: dim}] * len(rows) + [None] * (len(small) + 1),)
+    exported = torch.export.export(_Kernel(signature), ([*rows, *small, start],), dynamic_shapes=shapes)
+    partial = path.with_suffix(f".{os.getpid()}.pt2")
+    try:
+        torch._inductor.aoti_compile_and_package(exported, package_path=str(partial))
+        partial.rename(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    logging.disable()
+    warnings.simplefilter("ignore")
+    main(sys.argv[1], Path(sys.argv[2]))

@@ -1,0 +1,112 @@
+"""The models of a recipe, opened; among them the results of its earlier stages, which are merged as they are read."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from evomerge.checkpoint import Checkpoint, TensorHeader, open_checkpoint
+from evomerge.errors import ModelError, RecipeError, nearest
+from evomerge.merge.plan import make_plan
+from evomerge.merge.residency import Sources
+from evomerge.merge.statistics import StatisticsCache
+from evomerge.merge.stream import stream
+from evomerge.recipe import ModelRef, Recipe
+
+_CPU = torch.device("cpu")
+
+
+class Stage:
+    """The result of a recipe, as a checkpoint: a tensor is merged when it is read, and nothing is written.
+
+    Args:
+        recipe: with a name, by which later stages read it.
+        checkpoints: at least its models.
+
+    Attributes:
+        ref, tokenizer, config: as of every checkpoint.
+        headers: in the order in which they are merged.
+
+    Raises:
+        RecipeError: the recipe cannot be merged.
+        ModelError: the models do not fit each other.
+    """
+
+    def __init__(self, recipe: Recipe, checkpoints: Mapping[ModelRef, Checkpoint]) -> None:
+        self.ref = ModelRef(str(recipe.name))
+        self._recipe = recipe
+        self._checkpoints = {ref: checkpoints[ref] for ref in recipe.inputs}
+        self._sources = Sources(self._checkpoints, _CPU, keep=False)
+        self._plan = make_plan(recipe, self._checkpoints)
+        self._tensors = {tensor.name: tensor for tensor in self._plan.tensors}
+        self.tokenizer = self._plan.tokenizer
+        self.config = self._plan.config
+        self.headers: Mapping[str, TensorHeader] = {
+            name: TensorHeader(name, tensor.dtype, tensor.shape) for name, tensor in self._tensors.items()
+        }
+
+    @property
+    def licence(self) -> str | None:
+        """The licence that all of its models state."""
+        licences = {each.licence for each in self._checkpoints.values()}
+        return licences.pop() if len(licences) == 1 else None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Of its recipe and its models."""
+        return tuple(f"stage {self.ref}: {warning}" for warning in self._plan.warnings)
+
+    def read(self, name: str) -> torch.Tensor:
+        """The merged tensor, with the dtype and shape of its header, on the CPU.
+
+        Raises:
+            ModelError: no tensor of this name; NonFiniteError if a source or the merged tensor holds NaN or Inf.
+        """
+        if name not in self._tensors:
+            raise ModelError("tensor missing", where=self.ref, expected=name)
+        plan = replace(self._plan, tensors=(self._tensors[name],))
+        (merge,) = stream(plan, self._sources, device=_CPU, statistics=StatisticsCache(keep=False))
+        return merge.whole()
+
+    def prefetch(self, name: str) -> None:
+        """Have the system read what the tensor is merged from."""
+        for source in self._tensors[name].sources:
+            self._checkpoints[source.ref].prefetch(source.name)
+
+    def release(self) -> None:
+        """Give the memory that reads have filled back to the system."""
+        self._sources.release()
+
+    def digest(self) -> str:
+        """SHA-256, in hex, of its recipe and of its models' digests."""
+        digests = (self._recipe.digest, *(each.digest() for each in self._checkpoints.values()))
+        return hashlib.sha256(" ".join(digests).encode()).hexdigest()
+
+
+def open_sources(recipe: Recipe) -> dict[ModelRef, Checkpoint]:
+    """Open every model that a recipe and its stages name, and make the stages that it reads.
+
+    Returns:
+        Every model of the recipe, be it a stage, and every model of its stages.
+
+    Raises:
+        RecipeError: a stage cannot be merged, or there is no such stage.
+        ModelError: a model is missing or damaged, or those of a stage do not fit each other.
+    """
+    names = [str(stage.name) for stage in recipe.stages]
+    checkpoints: dict[ModelRef, Checkpoint] = {}
+    for ref in recipe.models_used:
+        try:
+            checkpoints[ref] = open_checkpoint(ref)
+        except ModelError:
+            if names and "/" not in ref.path and not Path(ref.path).exists():
+                raise RecipeError(
+                    "neither a stage nor a model", where=recipe.name, found=str(ref), remedy=nearest(ref.path, names)
+                ) from None
+            raise
+    for stage in recipe.stages:
+        if str(stage.name) not in recipe.unused_stages:
+            checkpoints[ModelRef(str(stage.name))] = Stage(stage, checkpoints)
+    return checkpoints

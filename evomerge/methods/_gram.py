@@ -1,0 +1,154 @@
+"""Linear combinations of models whose coefficients follow from inner products alone.
+
+The inner products are measured once, on the task vectors themselves where there is a base (from those of the weights
+they could not be told: nearly all digits would cancel). Whatever a method then does with directions, angles and norms
+it does in the coefficients, in float64, without touching a tensor.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from evomerge.methods._method import BASE, Chunk, Coefficients, Operands, accumulator, chunks, fetch, over_chunks
+from evomerge.methods._task_vectors import add
+
+Along = Literal["all", "rows", "columns"]
+
+# A mean of unit vectors, or a component of one, that is shorter than this is what float64 rounding leaves of zero: its
+# length is the root of a sum whose terms are good to 1e-16.
+SHORTEST = 1e-7
+
+
+@dataclass(frozen=True)
+class Gram:
+    """The statistic of all inner products between k vectors.
+
+    Attributes:
+        relative: the vectors are the differences of all other tensors from the first.
+        along: what one vector is: a whole tensor; a row, along the last axis; or a column, along the first axis.
+    """
+
+    relative: bool
+    along: Along = "all"
+
+    def __call__(self, tensors: tuple[Tensor, ...], shape: tuple[int, ...], device: torch.device) -> Tensor:
+        """(k, k, g) float64 on the CPU, for the g vectors of each tensor; summed in float64 where the device has it.
+
+        Args:
+            tensors: each (n,), any floating dtype.
+            shape: of the tensors before they were flattened.
+            device: where to compute.
+        """
+        height, width = _matrix(shape, self.along)
+        axis, groups = (0, width) if self.along == "columns" else (1, height)
+        matrices = [tensor.view(height, width) for tensor in tensors]
+        wide = accumulator(device)
+
+        def products(tile: tuple[slice, slice]) -> Tensor:
+            vectors = [fetch(matrix[tile], slice(None), device) for matrix in matrices]
+            if self.relative:
+                vectors = [vector - vectors[0] for vector in vectors[1:]]
+            vectors = [vector.to(wide) for vector in vectors]
+            # Not a dot product: how BLAS splits one depends on the number of threads.
+            return torch.stack([(x * y).sum(axis) for row, x in enumerate(vectors) for y in vectors[: row + 1]])
+
+        count = len(tensors) - self.relative
+        sums = torch.zeros(count * (count + 1) // 2, groups, dtype=wide, device=device)
+        tiles = list(_tiles(height, width, device))
+        for tile, part in zip(tiles, over_chunks(products, tiles, device), strict=True):
+            sums[:, tile[1 - axis]] += part
+        row, column = torch.tril_indices(count, count).unbind()
+        gram = torch.empty(count, count, groups, dtype=torch.float64)
+        gram[row, column] = gram[column, row] = sums.cpu().double()
+        return gram
+
+
+def measure(operands: Operands, along: Along = "all") -> Tensor:
+    """(k, k, g) float64: inner products of the models, or of their task vectors if there is a base; see `Gram`."""
+    models = range(len(operands.models))
+    if operands.base is None:
+        gram: Tensor = operands.measure(Gram(relative=False, along=along), *models)
+    else:
+        gram = operands.measure(Gram(relative=True, along=along), BASE, *models)
+    return gram
+
+
+def measure_whole(operands: Operands) -> list[list[float]]:
+    """k x k inner products of whole models, or of their task vectors if there is a base."""
+    gram: list[list[float]] = measure(operands)[:, :, 0].tolist()
+    return gram
+
+
+def norms(gram: list[list[float]]) -> list[float]:
+    """The lengths of the vectors."""
+    return [math.sqrt(gram[place][place]) for place in range(len(gram))]
+
+
+def length(factors: Sequence[float], gram: list[list[float]]) -> float:
+    """The length of the sum of the vectors times their factors."""
+    square = sum(
+        a * b * entry for a, row in zip(factors, gram, strict=True) for b, entry in zip(factors, row, strict=True)
+    )
+    return math.sqrt(max(square, 0.0))
+
+
+def settled(operands: Operands, factors: Tensor, along: Along) -> Coefficients:
+    """Coefficients for `combine`.
+
+    Args:
+        operands: of the tensor.
+        factors: (k, g) float64, of each model in each of g vectors.
+        along: what a vector is, see `Gram`.
+    """
+    table = factors.to(torch.float32).to(operands.device)
+    if along == "all":
+        return Coefficients((table[:, 0],))
+    _, width = _matrix(operands.shape, along)
+
+    def fields(piece: slice) -> tuple[Tensor, ...]:
+        first, last = piece.start // width, -(-piece.stop // width)
+        spread = table[:, first:last, None] if along == "rows" else table[:, None, :]
+        whole_rows = spread.expand(len(table), last - first, width).reshape(len(table), -1)
+        return whole_rows[:, piece.start - first * width : piece.stop - first * width].unbind()
+
+    return Coefficients(fields=fields)
+
+
+def settled_whole(operands: Operands, factors: Sequence[float]) -> Coefficients:
+    """Coefficients for `combine`: the factor of each model."""
+    return Coefficients((operands.tensor(*factors),))
+
+
+def combine(chunk: Chunk) -> Tensor:
+    """base + sum_i factor_i * (model_i - base), or sum_i factor_i * model_i without a base."""
+    factors = chunk.fields or chunk.coefficients[0].unbind()
+    if chunk.base is not None:
+        vectors = [(model - chunk.base) * factor for model, factor in zip(chunk.models, factors, strict=True)]
+        return add(chunk.base, vectors)
+    merged = chunk.models[0] * factors[0]
+    for model, factor in zip(chunk.models[1:], factors[1:], strict=True):
+        merged = merged + model * factor
+    return merged
+
+
+def _matrix(shape: tuple[int, ...], along: Along) -> tuple[int, int]:
+    """Height and width of a tensor laid out so that its vectors are rows or columns."""
+    if along == "all":
+        return 1, math.prod(shape)
+    if along == "rows":
+        return math.prod(shape[:-1]), math.prod(shape[-1:])
+    return math.prod(shape[:1]), math.prod(shape[1:])
+
+
+def _tiles(height: int, width: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of rectangles of a chunk at most, which cover the matrix."""
+    for columns in chunks(width, device):
+        across = columns.stop - columns.start
+        # Less than a chunk: torch would split a sum by rows or columns of a whole one over threads.
+        down = max(1, (next(chunks(height * across, device), slice(1)).stop - 1) // across)
+        for top in range(0, height, down):
+            yield slice(top, min(top + down, height)), columns
