@@ -286,24 +286,23 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _merge(options: argparse.Namespace) -> int:
-    from evomerge.merge import merge_to_disk
+    from evomerge.merge import merge_to_disk, steps
     from evomerge.recipe import Recipe
 
-    recipe, folder = Recipe.read(options.recipe), options.intermediate
-    *stages, last = (recipe,) if folder is None else recipe.stored_in(folder)
-    for step, out in (*((stage, folder / str(stage.name)) for stage in stages), (last, options.out)):
-        with _progress(out.name) as progress:
+    for step in steps(Recipe.read(options.recipe), options.out, options.intermediate):
+        with _progress(step.out.name) as progress:
             plan = merge_to_disk(
-                step,
-                out,
+                step.recipe,
+                step.out,
                 device=options.device,
                 max_shard_size=options.max_shard_size,
                 kernels=options.compile,
+                card=step.card,
                 progress=progress,
             )
         for warning in plan.warnings:
             print(f"evomerge: warning: {warning}", file=sys.stderr)
-        print(f"merged into {out}")
+        print(f"merged into {step.out}")
     return 0
 
 

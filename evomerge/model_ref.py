@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, GetCoreSchemaHandler, StrictStr, Va
 from pydantic_core import CoreSchema, core_schema
 
 from evomerge.errors import RecipeError
-from evomerge.parameters import Part, refusal
+from evomerge.parts import Part, refusal
 
 _PATH = r"([^@+]+)(?:@([^@+]+))?"
 _REFERENCE = re.compile(rf"{_PATH}(?:\+{_PATH})?")

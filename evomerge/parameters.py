@@ -6,8 +6,6 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Discriminator,
     FiniteFloat,
     PlainValidator,
@@ -15,40 +13,12 @@ from pydantic import (
     Tag,
     TypeAdapter,
     ValidationError,
-    model_validator,
 )
-from pydantic_core import PydanticCustomError
 
-from evomerge.errors import RecipeError, nearest
+from evomerge.errors import RecipeError
+from evomerge.parts import Part, not_empty, refusal
 
 Kind: TypeAlias = Literal["float", "int", "bool"]
-
-
-def refusal(what: str, **facts: object) -> PydanticCustomError:
-    """An error for a validator to raise; facts are expected, found and remedy, as in `OneLineError`."""
-    return PydanticCustomError("refusal", "{what}", {"what": what, **facts})
-
-
-class Part(BaseModel):
-    """A mapping of a recipe: frozen, and an unknown key is answered with the nearest known one."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _check_keys(cls, document: Any) -> Any:
-        if isinstance(document, Mapping):
-            for key in document:
-                if key not in cls.model_fields:
-                    raise refusal(f"unknown key {key!r}", remedy=nearest(str(key), tuple(cls.model_fields)))
-        return document
-
-
-def not_empty(entries: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A validator that refuses an empty list."""
-    if not entries:
-        raise refusal("empty list", remedy="leave the key out or give it entries")
-    return entries
 
 
 def _scalar(value: Any) -> Any:

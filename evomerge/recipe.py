@@ -6,8 +6,9 @@ means the same in both.
 
 import hashlib
 import json
-import reprlib
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
@@ -15,6 +16,7 @@ from pydantic import (
     AfterValidator,
     Discriminator,
     Field,
+    FiniteFloat,
     PositiveInt,
     PrivateAttr,
     StrictBool,
@@ -29,17 +31,8 @@ from evomerge.chain import chained
 from evomerge.documents import read_documents, write_document
 from evomerge.errors import RecipeError, nearest
 from evomerge.model_ref import ModelRef
-from evomerge.parameters import (
-    ConditionalValue,
-    Kind,
-    Lookup,
-    Parameters,
-    Part,
-    Setting,
-    evaluate,
-    not_empty,
-    refusal,
-)
+from evomerge.parameters import ConditionalValue, Kind, Lookup, Parameters, Setting, evaluate
+from evomerge.parts import Part, not_empty, recipe_error, refusal
 
 __all__ = [
     "DTYPES",
@@ -96,10 +89,11 @@ class SliceSource(Part):
 
 
 class Slice(Part):
-    """A run of output layers, and the layers of each model that make it."""
+    """A run of output layers, and the layers of each model that make it; `residual_weight` has no effect."""
 
     sources: Annotated[tuple[SliceSource, ...], AfterValidator(not_empty), AfterValidator(_distinct)]
     base_model: ModelRef | None = None
+    residual_weight: FiniteFloat | None = None
     parameters: Parameters | None = None
 
     @model_validator(mode="after")
@@ -197,6 +191,15 @@ def _dtype(value: str) -> str:
 Dtype: TypeAlias = Annotated[StrictStr, AfterValidator(_dtype)]
 
 
+def _name(value: str) -> str:
+    if value in (".", "..") or not re.fullmatch(r"[^@+/\\\0]+", value):
+        raise refusal("bad name", expected=r"the name of a folder, without / \ @ +", found=repr(value))
+    return value
+
+
+Name: TypeAlias = Annotated[StrictStr, AfterValidator(_name)]
+
+
 class Recipe(Part):
     """A whole recipe.
 
@@ -219,7 +222,7 @@ class Recipe(Part):
     tokenizer_source: TokenizerSource | None = None
     tokenizer: TokenizerSpec | None = None
     chat_template: StrictStr | None = None
-    name: StrictStr | None = None
+    name: Name | None = None
 
     _stages: tuple["Recipe", ...] = PrivateAttr(default=())
 
@@ -242,7 +245,7 @@ class Recipe(Part):
         try:
             return cls.model_validate(document)
         except ValidationError as error:
-            raise _recipe_error(error, where) from None
+            raise recipe_error(error, where) from None
 
     @classmethod
     def from_yaml(cls, text: str, where: str = "recipe") -> Self:
@@ -257,6 +260,7 @@ class Recipe(Part):
         stages = [
             cls.from_document(document, f"{where}, document {number}") for number, document in enumerate(documents, 1)
         ]
+        _check_tokenizers(stages, where)
         needs = [dict.fromkeys(_references(stage)) for stage in stages]
         *order, last = chained([stage.name for stage in stages], needs, where)
         stages[last]._stages = tuple(stages[place] for place in order)
@@ -288,8 +292,11 @@ class Recipe(Part):
 
     @property
     def digest(self) -> str:
-        """SHA-256, in hex, of the content; the order of keys and keys set to null do not count."""
-        documents = [each.model_dump(mode="json", exclude_none=True) for each in (*self._stages, self)]
+        """SHA-256, in hex, of the content; the order of keys, keys set to null and spellings of models do not count."""
+        plain = {ref: replace(ref, spelling=None) for each in (*self._stages, self) for ref in _references(each)}
+        documents = [
+            _replaced(each, plain).model_dump(mode="json", exclude_none=True) for each in (*self._stages, self)
+        ]
         document = documents if self._stages else documents[0]
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
@@ -318,10 +325,30 @@ class Recipe(Part):
         names = {stage.name for stage in self._stages}
         return tuple(dict.fromkeys(ref for each in self._chain() for ref in each.inputs if ref.path not in names))
 
-    def stored_in(self, folder: Path) -> tuple["Recipe", ...]:
-        """The stages and then the recipe, each to be merged alone: what they read of stages lies in `folder`/name."""
+    @property
+    def models_named(self) -> tuple[ModelRef, ...]:
+        """Every model that it names, also for tokens alone, once each in order of appearance."""
+        names = {stage.name for stage in self._stages}
+        every = (ref for each in (*self._stages, self) for ref in _references(each))
+        return tuple(dict.fromkeys(ref for ref in every if ref.path not in names))
+
+    @property
+    def results(self) -> tuple["Recipe", ...]:
+        """The stages and then the recipe, each with those of the stages that it comes from."""
+        found = []
+        for place, stage in enumerate(self._stages):
+            alone = stage.model_copy()
+            alone._stages = self._stages[:place]
+            alone._stages = tuple(each for each in alone._stages if each.name not in alone.unused_stages)
+            found.append(alone)
+        return (*found, self)
+
+    def stored_in(self, folder: Path) -> "Recipe":
+        """The recipe without stages: what it reads of them lies in `folder`/name."""
         folders = {ModelRef(str(stage.name)): ModelRef(str(folder / str(stage.name))) for stage in self._stages}
-        return tuple(_replaced(each, folders) for each in (*self._stages, self))
+        alone: Recipe = _replaced(self, folders)
+        alone._stages = ()
+        return alone
 
     def _chain(self) -> list["Recipe"]:
         """The recipe and the stages that it comes from, the recipe first."""
@@ -346,52 +373,27 @@ def _references(value: object) -> Iterator[ModelRef]:
             yield from _references(entry)
 
 
+def _check_tokenizers(stages: Sequence[Recipe], where: str) -> None:
+    """Refuse a stage that gives tokens and no weights: it would have to be merged for its tokenizer alone."""
+    names = {stage.name for stage in stages}
+    for stage in stages:
+        for ref in _references((stage.tokenizer_source, stage.tokenizer)):
+            if ref.path in names and ref not in stage.inputs:
+                raise RecipeError(
+                    "tokenizer of a stage that is not merged",
+                    where=f"{where}: {stage.name or 'the last document'}",
+                    found=str(ref),
+                    remedy="name a model that the stage takes its tokenizer from",
+                )
+
+
 def _replaced(value: Any, others: Mapping[ModelRef, ModelRef]) -> Any:
     """A part of a recipe with other models."""
     if isinstance(value, ModelRef):
         return others.get(value, value)
-    if isinstance(value, Recipe):
-        value = value.model_copy()
-        value._stages = ()
     if isinstance(value, Part):
         fields = {key: _replaced(getattr(value, key), others) for key in value.model_fields_set}
         return value.model_copy(update=fields)
     if isinstance(value, Mapping):
         return {key: _replaced(entry, others) for key, entry in value.items()}
     return tuple(_replaced(entry, others) for entry in value) if isinstance(value, tuple) else value
-
-
-_TYPES = {
-    "bool_type": "a boolean",
-    "dict_type": "a mapping",
-    "int_type": "an integer",
-    "model_type": "a mapping",
-    "string_type": "a string",
-    "tuple_type": "a list",
-    "too_long": "two integers",
-}
-_MARKS = ("(", "[key]")  # what pydantic adds to a place: tags of unions, and that a key is meant
-
-
-def _recipe_error(error: ValidationError, where: str) -> RecipeError:
-    first = error.errors(include_url=False)[0]
-    path = ""
-    for key in first["loc"]:
-        if isinstance(key, int):
-            path += f"[{key}]"
-        elif not key.startswith(_MARKS):
-            path += f".{key}" if path else key
-    facts = first.get("ctx", {})
-    place = f"{where}: {path}" if path else where
-    if first["type"] == "refusal":
-        return RecipeError(
-            facts["what"],
-            where=place,
-            expected=facts.get("expected"),
-            found=facts.get("found"),
-            remedy=facts.get("remedy"),
-        )
-    if first["type"] == "missing":
-        return RecipeError("missing key", where=place)
-    expected = _TYPES.get(first["type"], first["msg"].removeprefix("Input should be "))
-    return RecipeError("bad value", where=place, expected=expected, found=reprlib.repr(first["input"]))

@@ -110,7 +110,7 @@ class Adapter:
         for name, pair in factors.items():
             header = self.headers.get(name, base[name])
             self._deltas[name] = self._delta(header, pair, name in embeddings)
-            self.headers[name] = replace(header, dtype=torch.float32)
+            self.headers[name] = replace(header, dtype=torch.float32, widened_from=header.stored)
 
     def _delta(self, base: TensorHeader, pair: Mapping[str, str], embedding: bool) -> _Delta:
         shapes = {factor: self.shard.headers[stored].shape for factor, stored in pair.items()}

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from evomerge.checkpoint.folder import read_json
-from evomerge.errors import RecipeError, nearest
+from evomerge.errors import ModelError, RecipeError, nearest
 
 CHAT_TEMPLATES = {
     "alpaca": (
@@ -72,7 +72,7 @@ def chat_template(setting: str, own: Iterable[str | None]) -> str | None:
         The template, or None when `auto` finds none.
 
     Raises:
-        RecipeError: `setting` is none of these, or a template with an error of syntax.
+        RecipeError: `setting` is none of these, or a template that Jinja cannot compile.
     """
     if setting == "auto":
         templates = Counter(filter(None, own))
@@ -88,11 +88,12 @@ def chat_template(setting: str, own: Iterable[str | None]) -> str | None:
             found=setting,
             remedy=nearest(setting, known),
         )
-    _check_syntax(setting)
+    _compile(setting)
     return setting
 
 
-def _check_syntax(template: str) -> None:
+def _compile(template: str) -> None:
+    """Refuse an error of syntax and a filter or test that there is not: what transformers has is what Jinja has."""
     from jinja2 import Environment, TemplateSyntaxError, nodes
     from jinja2.ext import Extension, loopcontrols
     from jinja2.parser import Parser
@@ -107,7 +108,7 @@ def _check_syntax(template: str) -> None:
             return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
     try:
-        Environment(extensions=[loopcontrols, Generation]).parse(template)
+        Environment(extensions=[loopcontrols, Generation]).compile(template)
     except TemplateSyntaxError as error:
         raise RecipeError(
             "chat template is not valid Jinja", where=f"chat_template: line {error.lineno}", found=error.message
@@ -115,13 +116,27 @@ def _check_syntax(template: str) -> None:
 
 
 def template_of(folder: Path) -> str | None:
-    """The chat template in a model's folder, in whichever form; None if there is none."""
+    """The chat template in a model's folder, in whichever form; None if there is none.
+
+    Raises:
+        ModelError: it is not UTF-8, or in no form that transformers reads.
+    """
     if (folder / "chat_template.jinja").exists():
-        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        try:
+            return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise _damaged(folder / "chat_template.jinja", "UTF-8 text") from None
     for file in ("chat_template.json", "tokenizer_config.json"):
         template = read_json(folder / file).get("chat_template") if (folder / file).exists() else None
         if isinstance(template, list):
-            template = {entry["name"]: entry["template"] for entry in template}.get("default")
+            try:
+                template = {entry["name"]: entry["template"] for entry in template}.get("default")
+            except (KeyError, TypeError):
+                raise _damaged(folder / file, "a text, or a list of {name, template}") from None
         if isinstance(template, str):
             return template
     return None
+
+
+def _damaged(file: Path, expected: str) -> ModelError:
+    return ModelError("chat template is damaged", where=file, expected=expected, remedy="download or save it again")

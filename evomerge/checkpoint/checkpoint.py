@@ -118,16 +118,21 @@ class StoredCheckpoint:
     def digest(self) -> str:
         """SHA-256, in hex, that tells one model from another without reading all of it.
 
-        It covers config.json and, of each tensor, name, dtype, shape and its first and last 4 KiB; with an adapter, the
-        same of the adapter. A change in the middle of a large tensor alone does not show.
+        It covers config.json, the tokens and, of each tensor, name, dtype, shape and its first and last 4 KiB; with an
+        adapter, the same of the adapter. A change in the middle of a large tensor alone does not show.
         """
         configs = [self.config, *([self._adapter.config] if self._adapter else [])]
-        digest = hashlib.sha256(json.dumps(configs, sort_keys=True).encode())
+        digest = hashlib.sha256(json.dumps([*configs, self.tokenizer.digest()], sort_keys=True).encode())
         for shard in self._all_shards:
             for name, header in shard.headers.items():
                 digest.update(f"\n{name} {header.dtype} {header.shape}\n".encode())
                 digest.update(shard.edges(name))
         return digest.hexdigest()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that its weights are read from."""
+        return tuple(shard.path for shard in self._all_shards)
 
     @property
     def num_layers(self) -> int:

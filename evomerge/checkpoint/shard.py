@@ -31,12 +31,19 @@ class TensorHeader:
         dtype: its dtype.
         shape: its shape.
         shard: the file that holds it; empty for one that is yet to be written.
+        widened_from: its dtype in that file, if it is read in a wider one.
     """
 
     name: str
     dtype: torch.dtype
     shape: tuple[int, ...]
     shard: str = ""
+    widened_from: torch.dtype | None = None
+
+    @property
+    def stored(self) -> torch.dtype:
+        """Its dtype in the file that holds it."""
+        return self.widened_from or self.dtype
 
     @property
     def size(self) -> int:

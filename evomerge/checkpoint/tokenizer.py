@@ -24,12 +24,15 @@ _TOKEN_FILES = (
     "spiece.model",
     "sentencepiece.bpe.model",
     "*.tiktoken",
+    "tekken.json",
 )
 _SETTING_FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "preprocessor_config.json",
+    "video_preprocessor_config.json",
     "processor_config.json",
+    "normalizer.json",
     "generation_config.json",
 )
 _TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja")
@@ -224,6 +227,7 @@ def _cut(text: str, limit: int) -> str:
     """A tokenizer.json without the tokens from the id `limit` on."""
     document = json.loads(text)
     document["added_tokens"] = [token for token in document["added_tokens"] if token["id"] < limit]
+    document["post_processor"] = _cut_processor(document["post_processor"], limit)
     model = document["model"]
     if isinstance(model["vocab"], list):  # of a Unigram model, where the place is the id
         model["vocab"] = model["vocab"][:limit]
@@ -240,12 +244,33 @@ def _cut(text: str, limit: int) -> str:
     return json.dumps(document)
 
 
+def _cut_processor(processor: dict[str, Any] | None, limit: int) -> dict[str, Any] | None:
+    """A post-processor of a tokenizer.json that adds no token from the id `limit` on; None if nothing is left of it."""
+    if processor is None:
+        return None
+    if "processors" in processor:
+        parts = [_cut_processor(part, limit) for part in processor["processors"]]
+        return {**processor, "processors": [part for part in parts if part is not None]}
+    if any(processor[key][1] >= limit for key in ("sep", "cls") if key in processor):
+        return None
+    if "special_tokens" not in processor:
+        return processor
+    kept = {name: token for name, token in processor["special_tokens"].items() if max(token["ids"]) < limit}
+    pieces = {
+        key: [piece for piece in processor[key] if "Sequence" in piece or piece["SpecialToken"]["id"] in kept]
+        for key in ("single", "pair")
+    }
+    return {**processor, **pieces, "special_tokens": kept}
+
+
 def _known(value: Any, ids: Mapping[str, int]) -> Any:
     """A setting that names a token, or several, without those that there are not; None if none is left."""
     if isinstance(value, str):
         return value if value in ids else None
     if isinstance(value, dict) and isinstance(value.get("content"), str):
         return value if value["content"] in ids else None
+    if isinstance(value, dict):
+        return {key: entry for key, entry in value.items() if _known(entry, ids) is not None}
     if isinstance(value, list):
         return [entry for entry in value if _known(entry, ids) is not None]
     return value

@@ -7,7 +7,7 @@ import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -37,6 +37,20 @@ def parse_size(text: str) -> int:
     if size < 1:
         raise UsageError("not a size", expected="a number and a unit, such as 5GB", found=repr(text))
     return size
+
+
+def check_output(out: Path) -> Path:
+    """The resolved path of a folder that is to be made.
+
+    Raises:
+        UsageError: it exists and is not empty, or it is a mount point.
+    """
+    out = out.expanduser().resolve()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError("output exists", where=out, remedy="choose another folder, or remove this one")
+    if os.path.ismount(out):  # what is made beside it could not be renamed to it
+        raise UsageError("output is a mount point", where=out, remedy="name a folder inside it")
+    return out
 
 
 def write_checkpoint(
@@ -69,9 +83,7 @@ def write_checkpoint(
         UsageError: `out` exists and is not empty, or it cannot be written (read-only, disk full).
         ValueError: `pieces` and `headers` are not the same.
     """
-    out = out.expanduser().resolve()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError("output exists", where=out, remedy="choose another folder, or remove this one")
+    out = check_output(out)
     partial = out.parent / f".{out.name}.{secrets.token_hex(4)}.partial"
     with _writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -86,9 +98,10 @@ def write_checkpoint(
             (partial / "README.md").write_text(card, encoding="utf-8")
             if tokenizer is not None:
                 tokenizer.save(partial)
-            for path in (*partial.rglob("*"), partial):
+            for path in partial.rglob("*"):
                 _flush(path)
             partial.rename(out)
+        with suppress(OSError):  # not every file system flushes folders, and all is there
             _flush(out.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -169,9 +182,10 @@ def _write_pieces(
                     files[header.shard] = stack.enter_context((folder / header.shard).open("r+b", buffering=0))
                 file, offset = files[header.shard], start + first * header.dtype.itemsize
                 last = writer.submit(_write_at, file, offset, piece)
-        if last is not None:
-            with _writing(out):
+        with _writing(out):
+            if last is not None:
                 last.result()
+            stack.close()
     if any(missing.values()):
         raise ValueError(f"tensors that never came: {sorted(name for name in missing if missing[name])}")
 

@@ -34,7 +34,7 @@ class Genome:
     differ by component through filters. Tensors outside of the layers follow the first group (embeddings) or the last
     (final norm, head), in a gradient its first knot, as in mergekit. A place and component that no tensor depends on
     has no dimension. A method for two models merges the base with one parent, or two parents; the first is the recipe's
-    base. A recipe of a method without a base has no tokenizer policy `base`.
+    base. Where that is not `base`, the tokenizer policy `base` names it.
 
     Args:
         config: the space.
@@ -69,8 +69,8 @@ class Genome:
         self._parents = dict(zip(short_names(parents), parents, strict=True))
         self._models = merged_models(config, method, base, parents)
         self._base = self._models[0] if method.base == "required" else None
-        if self._base is None and tokenizer in ("base", {"source": "base"}):
-            tokenizer = None  # without a base the first model's is taken, which has the same vocabulary
+        if self._base != base:
+            tokenizer = naming_base(tokenizer, base)
         self._frame: dict[str, Any] = {
             "merge_method": method.name,
             "base_model": self._base,
@@ -263,6 +263,13 @@ class Genome:
         if ranges != self._layout.ranges:
             raise _foreign(f"slices {list(ranges)}")
         return slices[place]
+
+
+def naming_base(tokenizer: Any, base: ModelRef) -> Any:
+    """A `tokenizer` or `tokenizer_source` for a recipe whose base, if any, is another: `base` gives way to a name."""
+    if isinstance(tokenizer, Mapping) and "source" in tokenizer:
+        return {**tokenizer, "source": naming_base(tokenizer["source"], base)}
+    return str(base) if tokenizer == "base" else tokenizer
 
 
 def _with_parameters(part: dict[str, Any], parameters: dict[str, Any]) -> dict[str, Any]:

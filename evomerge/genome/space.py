@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING
 
 from evomerge.errors import ConfigError, nearest
@@ -90,13 +91,27 @@ class Searched:
     init: float
 
 
-def searched(config: GenomeConfig, method: "Method") -> Iterator[Searched]:
+def searched(config: GenomeConfig, method: "Method") -> tuple[Searched, ...]:
     """The parameters that the config searches, in the order it names them.
 
     Raises:
         ConfigError: a parameter that cannot be searched, or bounds that make no range.
-        RecipeError: a parameter that the method does not know, or a bound that it does not allow.
+        RecipeError: a parameter that the method does not know, a bound that it does not allow, or bounds that it does
+            not allow together.
     """
+    found = tuple(_searched(config, method))
+    if method.check is not None:
+        settled = {each.name: each.default for each in method.parameters if each.default is not None}
+        settled |= {name: value for name, value in config.parameters.items() if not isinstance(value, Range)}
+        inner = (1e-3, 1 - 1e-3)  # what is refused at the very edge alone is of no account
+        for corner in product(*([each.low + x * (each.high - each.low) for x in inner] for each in found)):
+            values = settled | dict(zip((each.name for each in found), corner, strict=True))
+            each = {one.name: (values[one.name],) for one in method.parameters if one.per_model and one.name in values}
+            method.check(values, each, "genome")
+    return found
+
+
+def _searched(config: GenomeConfig, method: "Method") -> Iterator[Searched]:
     for name, setting in config.parameters.items():
         if not isinstance(setting, Range):
             continue
@@ -158,9 +173,13 @@ def merged_models(
     models = (base, *parents) if needs_base else tuple(parents)
     if config.selection == "whole":
         return models
-    if most is not None and len(models) > most:
+    low, high = max(method.min_models, 1), method.max_models
+    if method.base == "required" and high == 1:
+        high = 2  # one of them takes the place of the base
+    if len(parents) < low or (high is not None and len(parents) > high):
+        expected = f"at least {low}" if high is None else f"{low}" if low == high else f"{low} to {high}"
         raise ConfigError(
-            "too many models", where="models.parents", expected=f"1 or 2 parents for {method.name}", found=len(parents)
+            f"wrong number of parents for {method.name}", where="models.parents", expected=expected, found=len(parents)
         )
     if config.selection == "blend" and not {"weight", "t"} & {parameter.name for parameter in method.parameters}:
         raise ConfigError("cannot take groups whole", where="genome.selection", found=f"method {method.name}")

@@ -6,7 +6,7 @@ from evomerge.merge.live import LiveModel
 from evomerge.merge.plan import MergePlan, Source, TensorPlan, make_plan
 from evomerge.merge.preflight import Preflight, preflight
 from evomerge.merge.residency import Sources, resolve_device
-from evomerge.merge.stages import open_sources
+from evomerge.merge.stages import open_sources, steps
 from evomerge.merge.statistics import StatisticsCache
 from evomerge.merge.stream import Merge, stream
 
@@ -25,5 +25,6 @@ __all__ = [
     "open_sources",
     "preflight",
     "resolve_device",
+    "steps",
     "stream",
 ]

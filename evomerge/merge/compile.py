@@ -46,6 +46,8 @@ def main(text: str, path: Path) -> None:
     partial = path.with_suffix(f".{os.getpid()}.pt2")
     try:
         torch._inductor.aoti_compile_and_package(exported, package_path=str(partial))
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
         partial.rename(path)
     finally:
         partial.unlink(missing_ok=True)

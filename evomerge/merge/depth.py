@@ -12,8 +12,9 @@ from evomerge.checkpoint import DEPTH_KEYS
 from evomerge.errors import ModelError
 from evomerge.recipe import ModelRef
 
+TEXT_SECTIONS = ("text_config", "llm_config", "language_config")
 _SECTIONS: Mapping[str, tuple[str, ...]] = {
-    "text": ("text_config", "llm_config", "language_config"),
+    "text": TEXT_SECTIONS,
     "vision": ("vision_config", "visual_config", "vision_tower_config"),
     "audio": ("audio_config",),
     "encoder": ("encoder", "encoder_config"),
@@ -27,6 +28,16 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
     "decoder": ("decoder_layers", "num_decoder_layers"),
 }
 _BY_CHANCE = re.compile("architectures|token")  # in the names of lists that may be as long as there are layers
+_LAYER_NUMBERS = (  # do not follow: what they say of layers is by number
+    "attn_layer_indices",
+    "cross_attention_layers",
+    "first_k_dense_replace",
+    "hybrid_override_pattern",
+    "max_window_layers",
+    "mlp_only_layers",
+    "moe_layer_end_index",
+    "moe_layer_start_index",
+)
 _OWN_CONFIG = ("text", "encoder", "decoder")  # networks that the top of a config may count
 
 Path = tuple[str, ...]
@@ -70,6 +81,18 @@ def with_depth(
         new[key] = len(layers)
         changed = {**changed, path[0]: new} if path else new
     return changed
+
+
+def fixed_layers(config: Mapping[str, Any], network: str) -> tuple[str, ...]:
+    """Settings of a network that name layers by their numbers, and that `with_depth` leaves as they are."""
+    return tuple(
+        dict.fromkeys(
+            name
+            for _, section, _ in _counts(config, network)
+            for name in _LAYER_NUMBERS
+            if section.get(name) and (name != "max_window_layers" or section.get("use_sliding_window"))
+        )
+    )
 
 
 def _counts(config: Mapping[str, Any], network: str) -> Iterator[tuple[Path, Mapping[str, Any], str]]:

@@ -27,11 +27,13 @@ def merge_to_disk(
     device: str = "auto",
     max_shard_size: str = "5GB",
     kernels: Mode = "auto",
+    card: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> MergePlan:
     """Merge a recipe into a folder with weights, config, tokenizer and model card.
 
-    Reading, computing and writing overlap, in memory of a few pieces of a tensor. On failure nothing is left behind.
+    Reading, computing and writing overlap, in memory of a few pieces of a tensor; of whole tensors where an adapter is
+    applied, a vocabulary is aligned or a stage is read. On failure nothing is left behind.
 
     Args:
         recipe: what to merge and how.
@@ -39,6 +41,7 @@ def merge_to_disk(
         device: where to compute.
         max_shard_size: such as `5GB`.
         kernels: whether to compile.
+        card: the model card; by default one of this recipe.
         progress: called with the bytes made so far and the bytes in all, first before anything is read.
 
     Returns:
@@ -56,7 +59,6 @@ def merge_to_disk(
     sources = Sources(checkpoints, where, keep=False)
     headers = [TensorHeader(tensor.name, tensor.dtype, tensor.shape) for tensor in plan.tensors]
     total = sum(header.nbytes for header in headers)
-    elements = sum(header.size * len(tensor.sources) for header, tensor in zip(headers, plan.tensors, strict=True))
 
     def pieces() -> Iterator[tuple[str, int, Tensor]]:
         buffers = [torch.empty(_PIECE_BYTES, dtype=torch.uint8, pin_memory=where.type == "cuda") for _ in range(2)]
@@ -69,7 +71,7 @@ def merge_to_disk(
                 sources,
                 device=where,
                 statistics=StatisticsCache(keep=False),
-                kernels=Kernels(kernels, elements=elements),
+                kernels=Kernels(kernels),
             ):
                 prefetch.advance()
                 dtype = merge.tensor.dtype
@@ -98,6 +100,6 @@ def merge_to_disk(
         config=plan.config,
         tokenizer=plan.tokenizer,
         max_shard_size=shard_bytes,
-        card=model_card(recipe, Path(out).name, {ref: each.licence for ref, each in checkpoints.items()}),
+        card=card or model_card(recipe, Path(out).name, {ref: each.licence for ref, each in checkpoints.items()}),
     )
     return plan

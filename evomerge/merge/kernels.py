@@ -17,6 +17,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Hashable
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -33,10 +34,8 @@ from evomerge.methods import Method, chunks, combine_into, over_chunks
 Mode = Literal["auto", "always", "never"]
 
 ROW = 4096  # elements; compiled kernels take whole rows, because loops of a known length vectorize best
-_PIECE = 1 << 20  # elements for a compiled kernel at once; what it wrote is then still in the cache to be checked
-_WORTH_IT = (
-    1 << 34
-)  # elements to be read from which on compiling saves more than it costs: a minute or so of eager work
+_PIECE = 1 << 20  # elements for a compiled kernel at once; what it wrote is then still in a core's cache to be checked
+_WORTH_IT = 1 << 32  # elements read eagerly that have taken about as long as it takes to compile
 _COMPILE_SECONDS = 600
 
 _log = logging.getLogger(__name__)
@@ -78,19 +77,28 @@ class Operation:
     flags: tuple[Hashable, ...]
     fields: tuple[Tensor, ...]
 
+    @property
+    def sources(self) -> tuple[Tensor, ...]:
+        """The base, if any, and the models."""
+        return self.models if self.base is None else (self.base, *self.models)
+
     def signature(self, out: Tensor) -> Signature:
         """What a kernel for it must be compiled for, given where the result goes."""
-        sources = (*(() if self.base is None else (self.base,)), *self.models)
         return Signature(
             method=self.method.name,
             flags=self.flags,
             coefficients=tuple((tuple(each.shape), dtype_name(each.dtype)) for each in self.coefficients),
-            sources=tuple(dtype_name(each.dtype) for each in sources),
+            sources=tuple(dtype_name(each.dtype) for each in self.sources),
             has_base=self.base is not None,
             fields=tuple(dtype_name(each.dtype) for each in self.fields),
             out=dtype_name(out.dtype),
             device=out.device.type,
         )
+
+    def key(self, out: Tensor) -> Hashable:
+        """What tells signatures apart, at a fraction of the cost."""
+        dtypes = tuple(each.dtype for each in (out, *self.sources, *self.fields))
+        return self.method.name, self.flags, self.base is None, len(self.fields), dtypes, out.device
 
     def part(self, piece: slice) -> "Operation":
         """The operation on some of the elements."""
@@ -105,15 +113,16 @@ class Kernels:
     """The kernels of one process.
 
     Args:
-        mode: `always` compiles what is not in the cache, `never` uses no compiled kernel; `auto` uses those in the
-            cache and compiles for much work only.
-        elements: how many elements all merges of this process will read, about.
+        mode: `always` compiles what is not in the cache, `never` uses no compiled kernel. `auto` uses those in the
+            cache; on an accelerator it compiles the others at once, and on the CPU when working eagerly has taken as
+            long as compiling would, which costs at most twice what the better of the two would have cost.
     """
 
-    def __init__(self, mode: Mode = "auto", *, elements: int = 0) -> None:
+    def __init__(self, mode: Mode = "auto") -> None:
         self._mode = mode
-        self._worth_it = mode == "always" or elements >= _WORTH_IT
-        self._known: dict[Signature, Any] = {}
+        self._loaded: dict[Hashable, Any] = {}
+        self._read: Counter[Hashable] = Counter()  # elements, eagerly
+        self._refused = False
 
     def run(self, operation: Operation, out: Tensor, start: int) -> Tensor:
         """Merge.
@@ -128,31 +137,62 @@ class Kernels:
             the device.
         """
         rows = out.numel() // ROW * ROW
-        kernel = self._kernel(operation.signature(out)) if rows and self._mode != "never" else None
+        kernel = self._kernel(operation, out) if rows and self._mode != "never" else None
         done, sums = 0, []
         if kernel is not None:
-            for first in range(0, rows, _PIECE):
-                piece = slice(first, min(first + _PIECE, rows))
-                _run_compiled(kernel, operation.part(piece), out[piece], start + first)
-                sums.append(out[piece].sum())
+            step = _PIECE if out.device.type == "cpu" else rows
+            for done in range(0, rows, step):
+                piece = slice(done, min(done + step, rows))
+                _run_compiled(kernel, operation.part(piece), out[piece], start + done)
+                sums.append(_sum(out[piece]))
             done = rows
 
         def work(piece: slice) -> Tensor:
             piece = slice(done + piece.start, done + piece.stop)
             _run_eager(operation.part(piece), out[piece], start + piece.start)
-            return out[piece].sum()
+            return _sum(out[piece])
 
         sums += over_chunks(work, chunks(out.numel() - done, out.device), out.device)
         return torch.stack(sums).sum(dtype=torch.float32) if sums else torch.zeros((), device=out.device)
 
-    def _kernel(self, signature: Signature) -> Any:
-        """The compiled kernel, None if there is none."""
-        if signature not in self._known:
+    def _kernel(self, operation: Operation, out: Tensor) -> Any:
+        """The compiled kernel, None if there is none or it is not worth making yet."""
+        key = operation.key(out)
+        if key not in self._loaded:
+            kernel = None if self._refused else self._find(key, operation, out)
+            if kernel is None and not self._refused:
+                self._read[key] += out.numel() * len(operation.sources)
+                return None
+            self._loaded[key] = kernel
+        return self._loaded[key]
+
+    def _find(self, key: Hashable, operation: Operation, out: Tensor) -> Any:
+        eager = self._mode == "auto" and out.device.type == "cpu" and self._read[key] < _WORTH_IT
+        if eager and self._read[key]:
+            return None  # it was looked for
+        try:
+            signature = operation.signature(out)
             path = _cache_folder() / f"{signature.method}-{_digest(signature)}.pt2"
-            if self._worth_it and not path.exists():
-                self._worth_it = _compile(signature, path)  # what failed once fails again
-            self._known[signature] = _load(path) if path.exists() else None
-        return self._known[signature]
+            if not path.exists():
+                if eager:
+                    return None
+                _compile(signature, path)
+            try:
+                return _load(path, out.device)
+            except RuntimeError:  # damaged, by a crash of the machine
+                path.unlink()
+                _compile(signature, path)
+                return _load(path, out.device)
+        except (AttributeError, OSError, RuntimeError, TypeError, subprocess.SubprocessError) as error:
+            self._refused = True  # what failed once fails again
+            reason = next(reversed(str(error).strip().splitlines()), type(error).__name__)
+            _log.warning("no compiled kernels, merging is several times slower: %s", reason)
+            return None
+
+
+def _sum(out: Tensor) -> Tensor:
+    # float32 takes longer, and only float16 overflows
+    return out.sum(dtype=torch.float32) if out.dtype == torch.float16 else out.sum()
 
 
 def _run_eager(operation: Operation, out: Tensor, start: int) -> None:
@@ -162,51 +202,45 @@ def _run_eager(operation: Operation, out: Tensor, start: int) -> None:
 
 
 def _run_compiled(kernel: Any, operation: Operation, out: Tensor, start: int) -> None:
-    sources = (*(() if operation.base is None else (operation.base,)), *operation.models, *operation.fields)
-    inputs = [each.view(-1, ROW) for each in (out, *sources)]
-    kernel.run([*inputs, *operation.coefficients, _place(start, out.device)])
+    inputs = [each.view(-1, ROW) for each in (out, *operation.sources, *operation.fields)]
+    with torch.accelerator.device_index(out.device.index if out.device.type != "cpu" else None):
+        kernel.run([*inputs, *operation.coefficients, _place(start, out.device)])
 
 
 def _place(start: int, device: torch.device) -> Tensor:
     low = start % 2**32
-    return torch.tensor(low - 2**32 if low >= 2**31 else low, dtype=torch.int32, device=device)
+    return torch.full((), low - 2**32 if low >= 2**31 else low, dtype=torch.int32, device=device)
 
 
-def _load(path: Path) -> Any:
-    try:
-        # The public loader imports the whole compiler, two seconds of it.
-        return torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1)
-    except (AttributeError, RuntimeError) as error:
-        _warn(str(error))
-        return None
+def _load(path: Path, device: torch.device) -> Any:
+    # The public loader imports the whole compiler, two seconds of it.
+    index = -1 if device.index is None else device.index
+    return torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, index)
 
 
-def _compile(signature: Signature, path: Path) -> bool:
-    """Compile in a process of its own, once for all processes that want it."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = (path.parent / "lock").open("w")
-    except OSError as error:
-        _warn(f"{path.parent}: {error.strerror}")
-        return False
-    with lock:
+def _compile(signature: Signature, path: Path) -> None:
+    """Compile in a process of its own, once for all processes that want it.
+
+    Raises:
+        OSError, RuntimeError, SubprocessError: it cannot be done.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # what lies there is run
+    with path.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if path.exists():
-            return True
+            return
         _log.info("compiling a kernel for %s, once for this machine", signature.method)
-        command = [sys.executable, "-m", "evomerge.merge.compile", json.dumps(asdict(signature)), str(path)]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=_COMPILE_SECONDS, check=False)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            _warn(str(error))
-            return False
+        # -P: no code from the current folder. The number of threads is the caller's, not the compiler's.
+        command = [sys.executable, "-P", "-m", "evomerge.merge.compile", json.dumps(asdict(signature)), str(path)]
+        environment = os.environ | {
+            "TORCHINDUCTOR_CACHE_DIR": str(path.parent / "inductor"),
+            "TORCHINDUCTOR_CPP_DYNAMIC_THREADS": "1",
+        }
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_COMPILE_SECONDS, check=False, env=environment
+        )
     if done.returncode != 0:
-        _warn(next(reversed(done.stderr.strip().splitlines()), f"exit code {done.returncode}"))
-    return done.returncode == 0
-
-
-def _warn(reason: str) -> None:
-    _log.warning("no compiled kernels, merging is several times slower: %s", reason)
+        raise RuntimeError(done.stderr or f"exit code {done.returncode}")
 
 
 def _cache_folder() -> Path:
@@ -222,9 +256,10 @@ def _digest(signature: Signature) -> str:
 
 @cache
 def _environment() -> str:
-    """What else a compiled kernel depends on: the code of the methods, torch and the processor."""
+    """What else a compiled kernel depends on: our code, torch and the processor."""
     code = hashlib.blake2b(digest_size=12)
-    for file in sorted(Path(methods.__file__).parent.glob("_*.py")):
+    here = Path(__file__)
+    for file in (*sorted(Path(methods.__file__).parent.glob("_*.py")), here, here.with_name("compile.py")):
         code.update(file.read_bytes())
     devices = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
     return json.dumps([code.hexdigest(), torch.__version__, platform.machine(), _processor(), *devices])

@@ -24,7 +24,23 @@ TOKEN_EMBEDDINGS = (
     ".embeddings.weight",
     "shared.weight",
 )
-_HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
+_HEADS = (
+    "lm_head.weight",
+    "lm_head.decoder.weight",
+    "lm_head.linear.weight",
+    "embed_out.weight",
+    "output.weight",
+    "output_layer.weight",
+    "predictions.decoder.weight",
+    "vocab_projector.weight",
+)
+HEAD_BIASES = (  # which a checkpoint has even if its head is tied
+    "lm_head.bias",
+    "lm_head.decoder.bias",
+    "predictions.bias",
+    "predictions.decoder.bias",
+    "vocab_projector.bias",
+)
 _DERIVED = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias")
 _QUANTIZED = (".qweight", ".qzeros", ".weight_packed", ".weight_scale", ".weight_scale_inv", ".absmax", ".SCB")
 
@@ -36,6 +52,7 @@ class Layout:
     Attributes:
         before: embeddings.
         stacks: name of a stack of layers, such as `model.layers` -> its layers. Most models have one stack.
+        past: layers past those that the config counts, such as DeepSeek-V3's for the prediction of further tokens.
         after: what follows the layers, without the head.
         embedding: the token embedding, None if there is none of a known name.
         head: the output embedding, None if the checkpoint has none.
@@ -44,10 +61,16 @@ class Layout:
 
     before: tuple[str, ...]
     stacks: Mapping[str, tuple[Layer, ...]]
+    past: tuple[str, ...]
     after: tuple[str, ...]
     embedding: str | None
     head: str | None
     tied: bool
+
+    @property
+    def depth(self) -> int:
+        """The number of layers of the only stack; of the first one of several."""
+        return next(map(len, self.stacks.values()), 0)
 
 
 @dataclass(frozen=True)
@@ -111,6 +134,7 @@ def _layout(checkpoint: Checkpoint, names: Iterable[str]) -> Layout:
             found.setdefault(stack, {}).setdefault(layer, {})[rename_layer(name, 0)] = name
     network = counted_as(checkpoint, names)
     counted = counted_layers(checkpoint.config, network) if len(found) == 1 and network in (TEXT, "decoder") else None
+    past: list[str] = []
     for stack, layers in found.items():
         depth = max(layers) + 1 if counted is None else counted
         missing = sorted(set(range(max(depth, max(layers) + 1))) - set(layers))
@@ -122,10 +146,13 @@ def _layout(checkpoint: Checkpoint, names: Iterable[str]) -> Layout:
                 found=f"no tensor of layer {', '.join(map(str, missing))}",
                 remedy="download the model again",
             )
+        for layer in range(depth, max(layers) + 1):
+            past += layers.pop(layer).values()
     head = next((name for name in outside if name.endswith(_HEADS)), None)
     return Layout(
         before=tuple(name for name in outside if name != head and _is_embedding(name)),
         stacks={stack: tuple(layers[index] for index in range(len(layers))) for stack, layers in found.items()},
+        past=tuple(past),
         after=tuple(name for name in outside if name != head and not _is_embedding(name)),
         embedding=next((name for name in outside if name != head and name.endswith(TOKEN_EMBEDDINGS)), None),
         head=head,

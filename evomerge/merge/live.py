@@ -126,10 +126,10 @@ class LiveModel:
         from transformers.initialization import no_init_weights
 
         self.model, self._targets, self._generation_from = None, {}, None  # the old one goes before the new one comes
-        self._config = _without_dtype(config)
+        self._config = {}  # of no model, until this one is built
         kind = str(config.get("model_type"))
         try:
-            described = CONFIG_MAPPING[kind].from_dict(self._config)
+            described = CONFIG_MAPPING[kind].from_dict(_without_dtype(config))
             with torch.device(self.device), no_init_weights():
                 model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
                     described, dtype=self.dtype, trust_remote_code=False
@@ -147,6 +147,7 @@ class LiveModel:
         model.tie_weights()
         self.model = model.eval().requires_grad_(False)
         self._targets = dict(self.model.state_dict(keep_vars=True))
+        self._config = _without_dtype(config)
 
 
 def _without_dtype(config: Mapping[str, Any]) -> dict[str, Any]:

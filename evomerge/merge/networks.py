@@ -14,6 +14,7 @@ from evomerge.errors import RecipeError, nearest
 TEXT = "text"
 WHOLE = "default"  # mergekit's name for the only module of a model
 
+_MERGERS = ("merger", "deepstack_merger_list")  # projectors that Qwen-VL keeps inside the vision tower
 _NAMES: Mapping[str, tuple[str, ...]] = {
     TEXT: ("text", "text_decoder", "text_model", "language_model", "decoder", "llm", "thinker"),
     "vision": ("vision", "vision_tower", "vision_model", "vision_encoder", "visual", "image_encoder"),
@@ -26,6 +27,7 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
         "connector",
         "embed_vision",
         "embed_audio",
+        *_MERGERS,
     ),
     "encoder": ("encoder",),
 }
@@ -37,11 +39,11 @@ _known: WeakKeyDictionary[Checkpoint, dict[str, str]] = WeakKeyDictionary()
 def networks_of(checkpoint: Checkpoint) -> Mapping[str, str]:
     """The network of each tensor of a checkpoint, worked out once for each.
 
-    The first telling component counts, so the encoder inside a vision tower is vision. An encoder is a network of its
-    own only beside a decoder that has layers.
+    The first telling component counts, so the encoder inside a vision tower is vision; but a merger is a projector. An
+    encoder is a network of its own only beside a decoder that has layers.
     """
     if checkpoint not in _known:
-        parts = {name: _path(name) for name in checkpoint.headers}
+        parts = {name: sorted(_path(name), key=lambda part: part not in _MERGERS) for name in checkpoint.headers}
         telling = {name: network for name, network in _NETWORK_OF.items() if network != TEXT}
         if not any("decoder" in parts[name] for name in parts if stack_of(name)):
             del telling["encoder"]

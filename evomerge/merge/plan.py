@@ -23,7 +23,7 @@ from evomerge.checkpoint import (
 )
 from evomerge.errors import ModelError, RecipeError
 from evomerge.merge.compatibility import check_architectures
-from evomerge.merge.depth import with_depth
+from evomerge.merge.depth import counted_layers, fixed_layers, with_depth
 from evomerge.merge.layout import layout_of
 from evomerge.merge.rows import Rows
 from evomerge.merge.runs import Input, Network, Outline, Run, outline_of
@@ -131,6 +131,7 @@ def make_plan(recipe: Recipe, checkpoints: Mapping[ModelRef, Checkpoint]) -> Mer
     if not tensors:
         raise ModelError("no tensors to merge", where=reference.ref)
     warnings += check_filters(recipe, _names(tensors))
+    warnings += _layer_warnings(reference, outline.networks)
     out_dtype = _out_dtype(recipe, reference, tensors)
     tied = all(network.tied for network in outline.networks) and layout_of(reference).head not in outline.carried
     return MergePlan(
@@ -152,7 +153,6 @@ class _Planner:
     def __init__(self, recipe: Recipe, method: Method, vocabulary: OutputVocabulary) -> None:
         self._method = method
         self._vocabulary = vocabulary
-        self._base_model = recipe.base_model
         self._shared = [each for each in method.parameters if not each.per_model and not each.inert]
         self._per_model = [each for each in method.parameters if each.per_model and not each.inert]
         name = recipe.out_dtype or recipe.dtype
@@ -190,7 +190,7 @@ class _Planner:
         return TensorPlan(
             name=name,
             shape=shape,
-            dtype=self._dtype if self._dtype is not None and header.dtype.is_floating_point else header.dtype,
+            dtype=self._dtype if self._dtype is not None and header.dtype.is_floating_point else header.stored,
             method=passthrough,
             base=None,
             models=(Source(carrier.ref, name, rows),),
@@ -237,9 +237,7 @@ class _Planner:
         """The plan of one tensor, given its name in each of the run's inputs, and the names that filters look into."""
         headers = [entry.checkpoint.headers[name] for entry, name in zip(run.inputs, names, strict=True)]
         shape, rows = self._rows(run, headers)
-        dtype = headers[0].dtype
-        for header in headers[1:]:
-            dtype = torch.promote_types(dtype, header.dtype)
+        dtype = reduce(torch.promote_types, (header.stored for header in headers))
         if self._dtype is not None and dtype.is_floating_point:
             dtype = self._dtype
         sources = [Source(entry.ref, name, each) for entry, name, each in zip(run.inputs, names, rows, strict=True)]
@@ -274,9 +272,8 @@ class _Planner:
             _check_headers(run, headers, from_axis=0)
             return shape, (None,) * len(headers)
         _check_headers(run, headers, from_axis=1)
-        base = run.leader.ref if run.has_base else self._base_model
         counts = [(entry.ref, each.name, each.shape[0]) for entry, each in zip(run.inputs, headers, strict=True)]
-        return (self._vocabulary.size, *shape[1:]), self._vocabulary.rows(counts, base)
+        return (self._vocabulary.size, *shape[1:]), self._vocabulary.rows(counts, run.base)
 
     def _of(self, run: Run, entry: Input | None) -> list[tuple[Parameter, Lookup, str]]:
         """The parameters of a model in a run, or of its tensors as a whole, and what errors say before a tensor."""
@@ -316,7 +313,12 @@ def _check_same(run: Run, parts: Sequence[Mapping[str, str]]) -> None:
                     where = run.leader.ref if other is entry else entry.ref
                     layer = layer_of(next(iter(lacking.values()), name))
                     expected = name if layer is None else rename_layer(name, layer)
-                    raise ModelError("tensor missing", where=where, expected=f"{expected} as in {other.ref}")
+                    raise ModelError(
+                        "tensor missing",
+                        where=where,
+                        expected=f"{expected} as in {other.ref}",
+                        remedy="a tensor is merged only if every model has it: add it here, or remove it there",
+                    )
 
 
 def _check_headers(run: Run, headers: Sequence[TensorHeader], *, from_axis: int) -> None:
@@ -365,12 +367,18 @@ def _config(
     if tied != layout_of(reference).tied:
         config["tie_word_embeddings"] = tied
     for network in networks:
-        leaders = [run.leader for run in network.runs]
-        if any(leader.layer_range is not None for leader in leaders):
-            layers = [
-                (leader.checkpoint.config, layer)
-                for leader in leaders
-                for layer in range(*(leader.layer_range or (0, 0)))
-            ]
+        if network.layers is not None:
+            layers = [(leader.checkpoint.config, layer) for leader, layer in network.layers]
             config = with_depth(config, network.counted_as, layers, reference.ref)
     return config
+
+
+def _layer_warnings(reference: Checkpoint, networks: tuple[Network, ...]) -> Iterator[str]:
+    """About settings that tell layers by numbers, where layers have others than before."""
+    for network in networks:
+        if network.layers is None:
+            continue
+        depth = counted_layers(reference.config, network.counted_as) or 0
+        if [layer for _, layer in network.layers] != list(range(depth)):
+            for name in fixed_layers(reference.config, network.counted_as):
+                yield f"{name} of config.json stays as in {reference.ref}, though it tells layers by their numbers"

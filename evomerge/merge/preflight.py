@@ -134,12 +134,13 @@ def preflight(recipe: Recipe, *, scan: bool = True) -> Preflight:
 
 
 def _token_changes(plan: MergePlan) -> tuple[TokenChanges, ...]:
-    """By the first vocabulary tensor, which is the token embedding."""
+    """Of each model by the first vocabulary tensor that it is changed in: models of later slices may have the head."""
+    found: dict[ModelRef, TokenChanges] = {}
     for tensor in plan.tensors:
-        changes = [plan.vocabulary.changes(each.ref, each.rows) for each in tensor.sources if each.rows is not None]
-        if changes:
-            return tuple(changes)
-    return ()
+        for each in tensor.sources:
+            if each.rows is not None and each.ref not in found:
+                found[each.ref] = plan.vocabulary.changes(each.ref, each.rows)
+    return tuple(found.values())
 
 
 def _scan(checkpoint: Checkpoint) -> None:

@@ -5,11 +5,12 @@ Embeddings belong to the first run, the final norm and the head to the last. Par
 then the slice, the module, the recipe. Along a run a gradient goes from t = 0 at the first layer to t = 1 at the last
 (t = 1 in a run of one layer); tensors outside of the layers take t = 0. All as in mergekit 0.1.5.
 
-What no module claims, and a tower that a whole model lacks, is carried through from the base, or else the first model.
+What no module claims, a tower that a whole model lacks, and layers past those that the config counts, are carried
+through from the base, or else the first model.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from evomerge.checkpoint import Checkpoint
@@ -51,6 +52,7 @@ class Run:
         where: its place in the recipe.
         inputs: what it is made from, in the recipe's order.
         lead: the place in `inputs` of the base where the method has one, else 0. The others are compared with it.
+        base: the base model of the slice or the recipe, also of a method without one.
         has_base: the lead is the base of the method.
         scopes: parameters of slice, module and recipe, most specific first.
     """
@@ -58,6 +60,7 @@ class Run:
     where: str
     inputs: tuple[Input, ...]
     lead: int
+    base: ModelRef | None
     has_base: bool
     scopes: tuple[Scope, ...]
 
@@ -69,7 +72,8 @@ class Run:
     @property
     def depth(self) -> int:
         """The number of layers of a model's only stack; of its first one if it has more."""
-        return next((len(self.leader.layers(stack)) for stack in self.leader.layout.stacks), 0)
+        first, end = self.leader.layer_range or (0, self.leader.layout.depth)
+        return end - first
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +87,20 @@ class Network:
 
     runs: tuple[Run, ...]
     counted_as: str
+
+    @property
+    def depth(self) -> int:
+        """The number of layers of its first stack."""
+        return sum(run.depth for run in self.runs)
+
+    @property
+    def layers(self) -> list[tuple[Input, int]] | None:
+        """For each output layer the input that leads it, and the layer's number there; None of whole models."""
+        leaders = [run.leader for run in self.runs]
+        ranges = [leader.layer_range for leader in leaders if leader.layer_range is not None]
+        if not ranges:
+            return None
+        return [(leader, layer) for leader, range_ in zip(leaders, ranges, strict=True) for layer in range(*range_)]
 
     @property
     def tied(self) -> bool:
@@ -122,11 +140,25 @@ def outline_of(recipe: Recipe, method: Method, checkpoints: Checkpoints) -> Outl
     """
     carrier = checkpoints[recipe.inputs[0]]
     outline = _of_modules if recipe.modules is not None else _of_models if recipe.models is not None else _of_slices
-    made = outline(recipe, method, checkpoints, carrier)
+    made = _with_past(outline(recipe, method, checkpoints, carrier))
     for network in made.networks:
         for run in network.runs:
             _check_count(run, method)
     return made
+
+
+def _with_past(outline: Outline) -> Outline:
+    """Keep, too, the carrier's layers past those that its config counts, which number on from the depth it has."""
+    carried, warnings = list(outline.carried), list(outline.warnings)
+    for network in outline.networks:
+        inputs = {entry.ref: entry for run in network.runs for entry in run.inputs if entry.layout.past}
+        own = inputs.get(outline.carrier.ref)
+        if own is not None and network.depth == own.layout.depth:
+            carried += own.layout.past
+            warnings.append(f"layers that config.json does not count are kept as in {own.ref}")
+        elif inputs:
+            warnings.append(f"layers that config.json does not count are left out: of {', '.join(map(str, inputs))}")
+    return replace(outline, carried=tuple(carried), warnings=tuple(warnings))
 
 
 def _of_slices(recipe: Recipe, method: Method, checkpoints: Checkpoints, carrier: Checkpoint) -> Outline:
@@ -272,7 +304,7 @@ def _run(
     where: str, inputs: tuple[Input, ...], base: ModelRef | None, method: Method, scopes: tuple[Scope, ...]
 ) -> Run:
     if method.base == "unused" or (method.base == "optional" and base is None):
-        return Run(where, inputs, 0, False, scopes)
+        return Run(where, inputs, 0, base, False, scopes)
     if base is None:
         raise RecipeError(f"{method.name} needs a base_model", where=where, remedy="set base_model")
     lead = next((index for index, entry in enumerate(inputs) if entry.ref == base), None)
@@ -280,7 +312,7 @@ def _run(
         raise RecipeError(
             "base_model is not among the sources", where=where, expected=base, remedy="add it to the slice"
         )
-    return Run(where, inputs, lead, True, scopes)
+    return Run(where, inputs, lead, base, True, scopes)
 
 
 def _check_count(run: Run, method: Method) -> None:

@@ -7,7 +7,7 @@ from evomerge.checkpoint import layer_of
 from evomerge.errors import RecipeError, nearest
 from evomerge.methods import Method
 from evomerge.parameters import ConditionalValue, Parameters, conditions
-from evomerge.recipe import Module, Recipe
+from evomerge.recipe import ModelRef, Module, Recipe
 
 
 def check_parameter_names(recipe: Recipe, method: Method) -> list[str]:
@@ -20,10 +20,10 @@ def check_parameter_names(recipe: Recipe, method: Method) -> list[str]:
         RecipeError: an unknown parameter, or one of the whole tensor among those of a model.
     """
     warnings = []
-    for where, settings, of_model in _settings(recipe):
+    for where, settings, model, base in _settings(recipe):
         for name in settings:
             parameter = method.parameter(name, where)
-            if of_model and not parameter.per_model:
+            if model is not None and not parameter.per_model:
                 raise RecipeError(
                     f"{name} is not a parameter of a single model",
                     where=where,
@@ -31,6 +31,12 @@ def check_parameter_names(recipe: Recipe, method: Method) -> list[str]:
                 )
             if parameter.inert:
                 warnings.append(f"{where}: {name} has no effect on {method.name}")
+            elif model is not None and model == base and method.base != "unused":
+                warnings.append(f"{where}: {name} has no effect on the base model")
+    for prefix, part in _parts(recipe):
+        for index, run in enumerate(part.slices or ()):
+            if run.residual_weight is not None:
+                warnings.append(f"{prefix}slices[{index}]: residual_weight has no effect")
     return warnings
 
 
@@ -75,23 +81,28 @@ def _nearest(pattern: str, within: str, outside: str) -> str:
 
 
 def _conditions(recipe: Recipe) -> Iterator[tuple[str, str, ConditionalValue]]:
-    for where, settings, _ in _settings(recipe):
+    for where, settings, *_ in _settings(recipe):
         for name, setting in settings.items():
             for condition in conditions(setting):
                 yield where, name, condition
 
 
-def _settings(recipe: Recipe) -> Iterator[tuple[str, Parameters, bool]]:
-    """Where parameters are: the place, the parameters, and whether they are of one model."""
-    yield "parameters", recipe.parameters or {}, False
-    parts: list[tuple[str, Recipe | Module]] = [("", recipe)]
+def _settings(recipe: Recipe) -> Iterator[tuple[str, Parameters, ModelRef | None, ModelRef | None]]:
+    """Where parameters are: the place, the parameters, the model if they are of a single one, and the base model."""
+    yield "parameters", recipe.parameters or {}, None, None
     for name, module in (recipe.modules or {}).items():
-        parts.append((f"modules.{name}.", module))
-        yield f"modules.{name}.parameters", module.parameters or {}, False
-    for prefix, part in parts:
+        yield f"modules.{name}.parameters", module.parameters or {}, None, None
+    for prefix, part in _parts(recipe):
         for index, entry in enumerate(part.models or ()):
-            yield f"{prefix}models[{index}].parameters", entry.parameters or {}, True
+            yield f"{prefix}models[{index}].parameters", entry.parameters or {}, entry.model, recipe.base_model
         for index, run in enumerate(part.slices or ()):
-            yield f"{prefix}slices[{index}].parameters", run.parameters or {}, False
+            where, base = f"{prefix}slices[{index}]", run.base_model or recipe.base_model
+            yield f"{where}.parameters", run.parameters or {}, None, None
             for place, source in enumerate(run.sources):
-                yield f"{prefix}slices[{index}].sources[{place}].parameters", source.parameters or {}, True
+                yield f"{where}.sources[{place}].parameters", source.parameters or {}, source.model, base
+
+
+def _parts(recipe: Recipe) -> Iterator[tuple[str, Recipe | Module]]:
+    """What has models or slices, and what errors say before their place."""
+    yield "", recipe
+    yield from ((f"modules.{name}.", module) for name, module in (recipe.modules or {}).items())

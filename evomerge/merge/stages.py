@@ -1,14 +1,15 @@
-"""The models of a recipe, opened; among them the results of its earlier stages, which are merged as they are read."""
+"""The stages of a recipe: merged as they are read, among the models that are opened; or each on disk, one by one."""
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 
 import torch
 
-from evomerge.checkpoint import Checkpoint, TensorHeader, open_checkpoint
-from evomerge.errors import ModelError, RecipeError, nearest
+from evomerge.checkpoint import Checkpoint, TensorHeader, check_output, model_card, open_checkpoint
+from evomerge.errors import ModelError, RecipeError, UsageError, nearest
 from evomerge.merge.plan import make_plan
 from evomerge.merge.residency import Sources
 from evomerge.merge.statistics import StatisticsCache
@@ -110,3 +111,47 @@ def open_sources(recipe: Recipe) -> dict[ModelRef, Checkpoint]:
         if str(stage.name) not in recipe.unused_stages:
             checkpoints[ModelRef(str(stage.name))] = Stage(stage, checkpoints)
     return checkpoints
+
+
+@dataclass(frozen=True)
+class Step:
+    """One of the merges to disk that make a recipe.
+
+    Attributes:
+        recipe: without stages.
+        out: the folder to make.
+        card: its model card, which names the models that the stages come from; None for one of `recipe`.
+    """
+
+    recipe: Recipe
+    out: Path
+    card: str | None = None
+
+
+def steps(recipe: Recipe, out: Path, intermediate: Path | None = None) -> tuple[Step, ...]:
+    """The merges that make a recipe, the last of them into `out`.
+
+    Args:
+        recipe: what to merge and how.
+        out: the folder to make.
+        intermediate: where to make a folder for each stage; None to merge stages as they are read. All is checked
+            before anything is merged.
+
+    Raises:
+        RecipeError: the recipe or a stage cannot be merged.
+        ModelError: models do not fit each other.
+        UsageError: one of the folders exists, or lies in another.
+    """
+    if intermediate is None:
+        return (Step(recipe, out),)
+    folders = [*(intermediate / str(stage.name) for stage in recipe.stages), out]
+    for one, other in combinations(map(check_output, folders), 2):
+        if one == other or one in other.parents or other in one.parents:
+            raise UsageError("one output lies in another", where=other, found=one, remedy="choose another folder")
+    found = []
+    for result, folder in zip(recipe.results, folders, strict=True):
+        checkpoints = open_sources(result)
+        make_plan(result, checkpoints)
+        card = model_card(result, folder.name, {ref: each.licence for ref, each in checkpoints.items()})
+        found.append(Step(result.stored_in(intermediate), folder, card))
+    return tuple(found)

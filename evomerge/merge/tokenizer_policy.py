@@ -1,7 +1,7 @@
 """The tokenizer and the vocabulary that a recipe asks for, given the tokenizers of its models."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from weakref import WeakKeyDictionary
 
@@ -9,7 +9,7 @@ from evomerge.checkpoint import AddedToken, Checkpoint, OutputTokenizer, Vocabul
 from evomerge.checkpoint.folder import locate, read_json
 from evomerge.errors import ModelError, RecipeError
 from evomerge.merge.layout import layout_of
-from evomerge.merge.vocabulary import OutputVocabulary, few
+from evomerge.merge.vocabulary import OutputVocabulary, few, is_vocabulary_tensor
 from evomerge.recipe import ModelRef, Recipe, TokenSpec
 
 _KEPT = 8  # vocabularies of the latest recipes and models; the candidates of a search share one
@@ -23,7 +23,7 @@ def output_vocabulary(recipe: Recipe, checkpoints: Sequence[Checkpoint]) -> Outp
 
     Args:
         recipe: what is merged.
-        checkpoints: the recipe's models, in the order of `models_used`.
+        checkpoints: the recipe's models, in the order of `inputs`.
 
     Raises:
         RecipeError: the recipe asks for a tokenizer or a token that its models cannot give.
@@ -36,14 +36,8 @@ def output_vocabulary(recipe: Recipe, checkpoints: Sequence[Checkpoint]) -> Outp
         return OutputVocabulary(models[0].tokenizer, warnings=_check_equal(models))
     if source == "base" and recipe.base_model is None:
         raise RecipeError("tokenizer source 'base' without a base_model", remedy="set base_model, or name a model")
-    for each in models:
-        if each.rows is None:
-            raise ModelError(
-                "no token embedding of a known name",
-                where=each.ref,
-                expected="one, for the tokenizer policy of the recipe",
-                remedy="remove tokenizer_source and tokenizer",
-            )
+    for checkpoint in checkpoints:
+        _check_tensors(checkpoint)
     spec = recipe.tokenizer
     return _align(
         models,
@@ -75,9 +69,9 @@ def _align(
         for each in models[1:]
         if each.digest is None
     ]
-    usable = {each: _usable(_read(base if each.digest is None else each), each.rows) for each in models}
+    usable = {each: _usable(_tokens(base if each.digest is None else each), each.rows) for each in models}
     donor = _donor(models, source)
-    everything = _read(donor)
+    everything = _tokens(donor)
     theirs = _usable(everything, donor.rows)
     past = [token for token in everything.ids if token not in theirs.ids]
     if past:
@@ -102,7 +96,7 @@ def _align(
     if unknown:
         warnings.append(f"tokens that no model has, filled with zeros: {few(len(unknown), unknown)}")
     config = donor.tokenizer.folder / "config.json"
-    moved = theirs.ids != usable[base].ids and config.exists()
+    stated = read_json(config) if config.exists() else {}
     size = max(tokens.values()) + 1
     return OutputVocabulary(
         tokenizer,
@@ -110,15 +104,26 @@ def _align(
         tokens=tokens,
         known={each.ref: found.ids for each, found in usable.items()},
         settings=dict(settings),
-        special_ids=read_json(config) if moved else None,
+        special_ids=stated if theirs.ids != usable[base].ids else None,
         warnings=warnings,
     )
 
 
+@dataclass(frozen=True)
+class _Read:
+    """A tokenizer that is read; another of the same digest has the same tokens."""
+
+    digest: str | None
+    tokenizer: OutputTokenizer = field(compare=False)
+
+
+def _tokens(model: _Model) -> Vocabulary:
+    return _vocabulary(_Read(model.digest, model.tokenizer))
+
+
 @lru_cache(_KEPT)
-def _read(model: _Model) -> Vocabulary:
-    """The tokens of a model, which recipes with other models may share."""
-    return model.tokenizer.vocabulary()
+def _vocabulary(read: _Read) -> Vocabulary:
+    return read.tokenizer.vocabulary()
 
 
 def _donor(models: tuple[_Model, ...], source: str | ModelRef) -> _Model:
@@ -169,6 +174,30 @@ def _row_count(checkpoint: Checkpoint) -> int | None:
     layout = layout_of(checkpoint)
     name = layout.embedding or layout.head
     return None if name is None else checkpoint.headers[name].shape[0]
+
+
+def _check_tensors(checkpoint: Checkpoint) -> None:
+    """Refuse a model whose vocabulary tensors are not all known: what is left behind would not fit the others."""
+    layout, remedy = layout_of(checkpoint), "remove tokenizer_source and tokenizer"
+    name = layout.embedding or layout.head
+    if name is None:
+        raise ModelError(
+            "no token embedding of a known name",
+            where=checkpoint.ref,
+            expected="one, for the tokenizer policy of the recipe",
+            remedy=remedy,
+        )
+    rows, *width = checkpoint.headers[name].shape
+    for other in (*layout.before, *layout.after):
+        shape = checkpoint.headers[other].shape
+        if rows in shape and rows not in width and not is_vocabulary_tensor(layout, other):
+            raise ModelError(
+                "unknown tensor of the size of the vocabulary",
+                where=f"{checkpoint.ref}: {other}",
+                expected=f"{rows} rows in token embeddings and heads of a known name alone",
+                found=list(shape),
+                remedy=remedy,
+            )
 
 
 @lru_cache(_KEPT)

@@ -11,7 +11,8 @@ it has the token; else, and where `force` is set, the row is
 - the mean over the models which have it, zeros if there is none.
 
 Rows past the last token (`pad_to_multiple_of`) are the mean of all others; the rows that a model itself has past its
-last token are dropped, and its tokens past the last row are not used. All as in mergekit 0.1.5.
+last token are dropped, and its tokens past the last row are not used. So it is in mergekit 0.1.5, too, but that means
+are taken in float32 here, and that the tokens past the last row of the model whose tokenizer is taken are left out.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,11 +26,12 @@ from torch import Tensor
 
 from evomerge.checkpoint import OutputTokenizer
 from evomerge.errors import RecipeError, nearest
-from evomerge.merge.layout import TOKEN_EMBEDDINGS, Layout
+from evomerge.merge.layout import HEAD_BIASES, TOKEN_EMBEDDINGS, Layout
 from evomerge.merge.rows import MEAN, PADDING, ZERO, Rows
 from evomerge.recipe import ModelRef, ModelToken, TokenSpec, ZeroToken
 
 _NAMED_TOKENS = 3
+_TEXT = ("text", "llm", "language")  # how the keys of configs within a config begin that are of the language model
 
 
 @dataclass(frozen=True)
@@ -125,14 +127,30 @@ class OutputVocabulary:
         """A config of the reference model with this vocabulary's size, and its ids of special tokens."""
         if self.size is None:
             return dict(config)
-        settled = _with_special_ids(config, self._special_ids or {})
+        settled = self._with_special_ids(config, self._special_ids)
         nested = [key for key, value in settled.items() if isinstance(value, dict) and "vocab_size" in value]
         for key in nested:
-            if key.startswith(("text", "llm", "language")):
+            if key.startswith(_TEXT):
                 settled[key] = {**settled[key], "vocab_size": self.size}
         if "vocab_size" in settled or not nested:
             settled["vocab_size"] = self.size
         return settled
+
+    def _with_special_ids(self, config: Mapping[str, Any], theirs: Mapping[str, Any] | None) -> dict[str, Any]:
+        """A config with the ids of special tokens that another states, or with its own; None for one without a row."""
+        settled = dict(config)
+        for key, value in config.items():
+            if key.endswith(("_token_id", "_token_index")):
+                settled[key] = self._usable(value if theirs is None else theirs.get(key))
+            elif key.startswith(_TEXT) and isinstance(value, dict):
+                settled[key] = self._with_special_ids(value, None if theirs is None else theirs.get(key) or {})
+        return settled
+
+    def _usable(self, special: Any) -> Any:
+        """An id, or several, without what is past the last row; None if none is left."""
+        if isinstance(special, list):
+            return [index for index in special if self._usable(index) is not None] or None
+        return None if isinstance(special, int) and special >= (self.size or 0) else special
 
     def _own(self, ref: ModelRef) -> Tensor:
         """(V,) the id that each output row's token has in a model, -1 where it has none."""
@@ -207,23 +225,12 @@ class OutputVocabulary:
 
 
 def is_vocabulary_tensor(layout: Layout, name: str) -> bool:
-    """Whether the first dimension of a tensor is the vocabulary: token embeddings, the head and its bias."""
+    """Whether the first dimension of a tensor is the vocabulary: token embeddings, the head and its biases."""
     head = layout.head
     if name in (layout.embedding, head) or (name in layout.before and name.endswith(TOKEN_EMBEDDINGS)):
         return True
-    return head is not None and name == head.removesuffix("weight") + "bias"
-
-
-def _with_special_ids(config: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
-    """A config with the ids of special tokens that another has, where both have one."""
-    return {
-        key: theirs[key]
-        if key.endswith("_token_id") and key in theirs
-        else _with_special_ids(value, theirs[key])
-        if isinstance(value, dict) and isinstance(theirs.get(key), dict)
-        else value
-        for key, value in config.items()
-    }
+    bias = head is not None and name == head.removesuffix("weight") + "bias"
+    return bias or (name in layout.after and name.endswith(HEAD_BIASES))
 
 
 def few(count: int, tokens: Sequence[str]) -> str:

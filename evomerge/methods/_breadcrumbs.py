@@ -65,8 +65,8 @@ def _bands(operands: Operands) -> tuple[list[float], list[float], list[float]]:
     lows, highs, factors = [], [], []
     each = zip(*(operands.each[name] for name in ("density", "gamma", "weight")), strict=True)
     for place, (density, gamma, weight) in enumerate(each):
-        low, high, factor = 0.0, math.inf, 1.0
-        if density < 1.0:
+        low, high, factor = 0.0, math.inf, float(density > 0.0)
+        if 0.0 < density < 1.0:
             low, high = band(operands.measure(quantiles, BASE, place), density, gamma)
             if operands.shared["rescale"]:
                 assert operands.base is not None  # the method requires a base

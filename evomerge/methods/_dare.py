@@ -92,7 +92,8 @@ def combine_ties(chunk: Chunk) -> Tensor:
 
 def _factors(operands: Operands) -> list[float]:
     pairs = zip(operands.each["weight"], operands.each["density"], strict=True)
-    return [weight / density if operands.shared["rescale"] else weight for weight, density in pairs]
+    rescale = operands.shared["rescale"]
+    return [0.0 if density == 0.0 else weight / density if rescale else weight for weight, density in pairs]
 
 
 def _masks(operands: Operands) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 The chance that an entry is kept grows with its rank within its row, from density - epsilon to density + epsilon, by
 equal steps. Which entries are dropped is a function of position, as in DARE. What is kept is divided by its chance, as
 in the paper, so that the expected task vector is the whole one; mergekit restores the L1 norm instead. Rows run along
-the last dimension; a tensor of one dimension is one row.
+the last dimension (mergekit's along the second, which is the same for matrices); a tensor of one dimension is one row.
 
 References:
     Deep et al., DELLA-Merging, arXiv 2406.11617; epsilon as in mergekit, half of the paper's.
@@ -28,10 +28,10 @@ def check(shared: Mapping[str, Value], each: Mapping[str, tuple[Value, ...]], wh
     """Refuse chances that are none.
 
     Raises:
-        RecipeError: density - epsilon or density + epsilon is outside (0, 1), and density is not 1.
+        RecipeError: density - epsilon or density + epsilon is outside (0, 1), and density is neither 0 nor 1.
     """
     for density, epsilon in zip(each["density"], each["epsilon"], strict=True):
-        if density < 1.0 and not epsilon < min(density, 1.0 - density):
+        if 0.0 < density < 1.0 and not epsilon < min(density, 1.0 - density):
             raise RecipeError(
                 "epsilon too large for the density",
                 where=where,
@@ -74,13 +74,13 @@ def chances(base: Tensor, model: Tensor, by_rank: Tensor, rows: slice, device: t
 
 def settle(operands: Operands) -> Coefficients:
     """Salts, weights and lambda; the chances as fields."""
-    return _settle(operands, operands.each["weight"], (operands.shared["lambda"],))
+    return _settle(operands, 1.0, (operands.shared["lambda"],))
 
 
 def settle_linear(operands: Operands) -> Coefficients:
     """Salts, and factors that take in lambda and the normalization; the chances as fields."""
     scale = operands.shared["lambda"] / (divisor(operands) if operands.shared["normalize"] else 1.0)
-    return _settle(operands, tuple(weight * scale for weight in operands.each["weight"]))
+    return _settle(operands, scale)
 
 
 def combine_linear(chunk: Chunk) -> Tensor:
@@ -107,8 +107,9 @@ def kept(index: Tensor, salt: Tensor, chance: Tensor) -> Tensor:
     return ((scramble(index ^ salt) >> 8) & 0xFFFFFF).to(torch.float32) * 2.0**-24 < chance
 
 
-def _settle(operands: Operands, *values: tuple[float, ...]) -> Coefficients:
-    seed, device, base = int(operands.shared["random_seed"]), operands.device, operands.base
+def _settle(operands: Operands, scale: float, *values: tuple[float, ...]) -> Coefficients:
+    seed, device = int(operands.shared["random_seed"]), operands.device
+    base, models = operands.base, operands.models  # not the operands: they hold on to what holds the fields
     salts = [salt(seed, number, operands.name, operands.block) for number in operands.numbers]
     columns = max(1, operands.shape[-1] if operands.shape else 1)
     by_rank = [
@@ -119,7 +120,7 @@ def _settle(operands: Operands, *values: tuple[float, ...]) -> Coefficients:
     @lru_cache(maxsize=len(salts))  # pieces of one long row rank it once
     def ranked(place: int, first: int, last: int) -> Tensor:
         assert base is not None  # the method requires a base
-        return chances(base, operands.models[place], by_rank[place], slice(first, last), device)
+        return chances(base, models[place], by_rank[place], slice(first, last), device)
 
     def fields(piece: slice) -> tuple[Tensor, ...]:
         first, last = piece.start // columns, -(-piece.stop // columns)
@@ -128,10 +129,14 @@ def _settle(operands: Operands, *values: tuple[float, ...]) -> Coefficients:
 
     flags = (bool(operands.shared["rescale"]), bool(operands.shared["normalize"]))
     words = torch.tensor(salts, dtype=torch.int32, device=device)
-    return Coefficients((words, *(operands.tensor(*each) for each in values)), flags, fields)
+    pairs = zip(operands.each["weight"], operands.each["density"], strict=True)
+    factors = tuple(weight * scale if density > 0.0 else 0.0 for weight, density in pairs)
+    return Coefficients((words, *(operands.tensor(*each) for each in (factors, *values))), flags, fields)
 
 
 def _by_rank(density: float, epsilon: float, columns: int) -> Tensor:
+    if density == 0.0:  # the weight is zero, and no chance divides it
+        density = 1.0
     if density == 1.0 or columns == 1:
         return torch.full((columns,), density, dtype=torch.float32)
     return torch.linspace(density - epsilon, density + epsilon, columns, dtype=torch.float64).float()

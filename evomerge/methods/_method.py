@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, TypeVar
@@ -145,8 +145,8 @@ class Operands:
     block: int = 0
 
     def tensor(self, *values: float) -> Tensor:
-        """(k,) float32 on the device, rounded once from float64."""
-        return torch.tensor(values, dtype=torch.float64).to(torch.float32).to(self.device)
+        """(k,) float32 on the device, rounded once."""
+        return torch.tensor(values, dtype=torch.float32, device=self.device)
 
 
 @dataclass(frozen=True)
@@ -241,7 +241,9 @@ def over_chunks(work: Callable[[P], T], pieces: Iterable[P], device: torch.devic
         return [work(piece) for piece in every]
     share = -(-len(every) // threads)
     parts = [every[first : first + share] for first in range(0, len(every), share)]
-    return [each for part in _pool(threads).map(lambda part: [work(piece) for piece in part], parts) for each in part]
+    futures = [_pool(threads).submit(lambda part: [work(piece) for piece in part], part) for part in parts]
+    wait(futures)  # an error must not leave a thread at work
+    return [each for future in futures for each in future.result()]
 
 
 @cache

@@ -6,11 +6,12 @@ References:
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from evomerge.methods._method import Chunk, Coefficients, Method, Operands, Parameter, chunks, fetch, over_chunks
+from evomerge.methods._method import BASE, Chunk, Coefficients, Method, Operands, Parameter, chunks, fetch, over_chunks
 
 
 def settle(operands: Operands) -> Coefficients:
@@ -25,9 +26,9 @@ def settle_plus(operands: Operands) -> Coefficients:
     shared_i counts the entries that model i and others changed, unique_i those that it alone did.
     """
     r, alpha = operands.shared["r"], operands.shared["alpha"]
-    epsilon = operands.tensor(operands.shared["epsilon"])
-    factors = [1.0 + r * min(alpha, _ratio(*each)) for each in _overlap(operands, epsilon)]
-    return Coefficients((epsilon, operands.tensor(*factors)))
+    overlap = operands.measure(Overlap(operands.shared["epsilon"]), BASE, *range(len(operands.models)))
+    factors = [1.0 + r * min(alpha, _ratio(*each)) for each in overlap or ((0, 0),) * len(operands.models)]
+    return Coefficients((operands.tensor(operands.shared["epsilon"]), operands.tensor(*factors)))
 
 
 def combine(chunk: Chunk) -> Tensor:
@@ -46,22 +47,33 @@ def combine(chunk: Chunk) -> Tensor:
     return total / count.clamp(min=1.0) * several + alone * ~several + chunk.base
 
 
-def _overlap(operands: Operands, epsilon: Tensor) -> list[tuple[int, int]]:
-    """For each model, how many entries it and others changed, and how many it alone."""
-    base, device = operands.base, operands.device
-    assert base is not None  # the method requires a base
+@dataclass(frozen=True)
+class Overlap:
+    """The statistic of how much of what a model changed others changed, too.
 
-    def counts(piece: slice) -> Tensor:
-        start = fetch(base, piece, device)
-        changed = [(fetch(model, piece, device) - start).abs() > epsilon for model in operands.models]
-        any_, several = changed[0], torch.zeros_like(changed[0])
-        for each in changed[1:]:
-            any_, several = any_ | each, several | (any_ & each)
-        return torch.stack([torch.stack([(each & several).sum(), (each & ~several).sum()]) for each in changed])
+    Attributes:
+        epsilon: the magnitude that counts as no change.
+    """
 
-    found = over_chunks(counts, chunks(base.numel(), device), device) if operands.models else []
-    # Read once, at the end: to read is to wait for the device.
-    return [(shared, unique) for shared, unique in torch.stack(found).sum(0).tolist()] if found else []
+    epsilon: float
+
+    def __call__(
+        self, tensors: tuple[Tensor, ...], shape: tuple[int, ...], device: torch.device
+    ) -> tuple[tuple[int, int], ...]:
+        """For each model, how many entries it and others changed, and how many it alone; the base comes first."""
+        epsilon = torch.tensor(self.epsilon, dtype=torch.float32, device=device)
+
+        def counts(piece: slice) -> Tensor:
+            base, *models = (fetch(tensor, piece, device) for tensor in tensors)
+            changed = [(model - base).abs() > epsilon for model in models]
+            any_, several = changed[0], torch.zeros_like(changed[0])
+            for each in changed[1:]:
+                any_, several = any_ | each, several | (any_ & each)
+            return torch.stack([torch.stack([(each & several).sum(), (each & ~several).sum()]) for each in changed])
+
+        found = over_chunks(counts, chunks(tensors[0].numel(), device), device) if len(tensors) > 1 else []
+        # Read once, at the end: to read is to wait for the device.
+        return tuple((shared, unique) for shared, unique in torch.stack(found).sum(0).tolist()) if found else ()
 
 
 def _ratio(shared: int, unique: int) -> float:

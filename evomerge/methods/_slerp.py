@@ -18,7 +18,7 @@ EPSILON = 1e-8  # a shorter vector has no direction
 def settle(operands: Operands) -> Coefficients:
     """The coefficients of base and model at `t`."""
     t = operands.shared["t"]
-    gram = operands.measure(Gram(relative=False), BASE, 0)[:, :, 0].tolist()
+    gram = operands.measure(Gram(relative=False, quick=True), BASE, 0)[:, :, 0].tolist()
     lengths = [norm if norm > EPSILON else 1.0 for norm in norms(gram)]
     cosine = gram[0][1] / (lengths[0] * lengths[1])
     if not abs(cosine) <= DOT_THRESHOLD:  # NaN too: it then reaches the output, where it is reported
@@ -37,9 +37,7 @@ def combine(chunk: Chunk) -> Tensor:
 
 SLERP = Method(
     name="slerp",
-    parameters=(
-        Parameter("t", "float", None, "0 gives the base, 1 the other model", low=0.0, high=1.0, search=(0.0, 1.0)),
-    ),
+    parameters=(Parameter("t", "float", None, "0 gives the base, 1 the other model", search=(0.0, 1.0)),),
     base="required",
     min_models=1,
     max_models=1,

@@ -18,7 +18,6 @@ def parameters(*, normalize: bool, rescale: bool, sparse: bool) -> tuple[Paramet
             "fraction of the task vector's entries that are kept",
             low=0.0,
             high=1.0,
-            open_low=True,
             search=(0.1, 1.0) if sparse else None,
             per_model=True,
             inert=not sparse,

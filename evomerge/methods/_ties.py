@@ -6,6 +6,7 @@ References:
 
 import math
 
+import torch
 from torch import Tensor
 
 from evomerge.methods._magnitudes import Magnitudes, norm_ratio, quantiles
@@ -17,8 +18,8 @@ def settle(operands: Operands) -> Coefficients:
     """Thresholds that keep max(1, int(density * n)) entries of each task vector, and all that tie with the last."""
     thresholds, factors = [], []
     for place, (density, weight) in enumerate(zip(operands.each["density"], operands.each["weight"], strict=True)):
-        threshold, factor = 0.0, 1.0
-        if density < 1.0:
+        threshold, factor = 0.0, float(density > 0.0)
+        if 0.0 < density < 1.0:
             magnitudes: Magnitudes = operands.measure(quantiles, BASE, place)
             threshold = magnitudes.threshold(max(1, int(density * magnitudes.count)))
             if operands.shared["rescale"]:
@@ -26,8 +27,9 @@ def settle(operands: Operands) -> Coefficients:
                 factor = norm_ratio(operands.base, operands.models[place], threshold, math.inf, operands.device)
         thresholds.append(threshold)
         factors.append(weight * factor)
-    tensors = (thresholds, factors, operands.each["weight"], (operands.shared["lambda"],))
-    return Coefficients(tuple(operands.tensor(*values) for values in tensors), (bool(operands.shared["normalize"]),))
+    numbers = operands.tensor(operands.shared["lambda"], *thresholds, *factors, *operands.each["weight"])
+    least, factor, weight = numbers[1:].view(3, len(factors))
+    return Coefficients((least.view(torch.int32), factor, weight, numbers[0]), (bool(operands.shared["normalize"]),))
 
 
 def combine(chunk: Chunk) -> Tensor:
@@ -36,9 +38,10 @@ def combine(chunk: Chunk) -> Tensor:
     thresholds, factors, weights, scale = chunk.coefficients
     vectors = []
     for model, threshold, factor in zip(chunk.models, thresholds.unbind(), factors.unbind(), strict=True):
-        vector = model - chunk.base
-        vectors.append(vector * ((vector.abs() >= threshold) * factor))  # a product: NaN comes through
-    return elect(chunk.base, vectors, weights, scale[0], bool(chunk.flags[0]))
+        bits = (model - chunk.base).view(torch.int32)
+        drop = ((bits & 0x7FFFFFFF) - threshold) >> 31  # magnitudes order like their bits; NaN is above all
+        vectors.append((bits & ~drop).view(torch.float32) * factor)
+    return elect(chunk.base, vectors, weights, scale, bool(chunk.flags[0]))
 
 
 TIES = Method(

@@ -5,13 +5,16 @@ from typing import Any
 import yaml
 
 from evomerge.config import ModelsConfig
-from evomerge.genome import short_names
+from evomerge.genome import naming_base, short_names
 
 SCALES = (0.2, 0.4, 0.6, 0.8)  # of task arithmetic, the grid of its paper (arXiv 2212.04089) coarsened
 
 
 def source_recipes(models: ModelsConfig) -> dict[str, str]:
-    """The base and each parent as a recipe: name -> YAML. Gates refer to these names."""
+    """The base and each parent as a recipe: name -> YAML. Gates refer to these names.
+
+    They have no tokenizer policy: each is scored with its own tokens, as it would be served.
+    """
     refs = [models.base.ref, *(parent.ref for parent in models.parents)]
     names = ["base", *short_names([parent.ref for parent in models.parents])]
     return {
@@ -21,13 +24,14 @@ def source_recipes(models: ModelsConfig) -> dict[str, str]:
 
 
 def uniform_recipes(models: ModelsConfig) -> dict[str, str]:
-    """The merges that give every parent the same weight: name -> YAML."""
+    """The merges that give every parent the same weight, with the candidates' vocabulary: name -> YAML."""
     recipes: dict[str, dict[str, Any]] = {"uniform": _merge(models, "linear", weight=1.0)}
     for scale in SCALES:
         recipes[f"task_arithmetic_{scale}"] = _merge(models, "task_arithmetic", weight=scale)
     recipes["ties"] = _merge(models, "ties", weight=1.0, density=0.2)
     recipes["dare_ties"] = _merge(models, "dare_ties", weight=1.0, density=0.5)
-    return {name: _yaml(models, recipe) for name, recipe in recipes.items()}
+    tokenizer = {"tokenizer": naming_base(models.tokenizer, models.base.ref)}
+    return {name: _yaml(models, recipe | tokenizer) for name, recipe in recipes.items()}
 
 
 def _merge(models: ModelsConfig, method: str, **parameters: float) -> dict[str, Any]:

@@ -32,8 +32,6 @@ from fitness.harness import Harness
 from fitness.items import Scores
 from fitness.suite import SuiteConfig
 
-_CANDIDATES = 100  # merges that a worker is expected to make, when it weighs whether to compile
-
 
 class Evaluator:
     """Merges and scores recipes over a fixed set of models.
@@ -61,8 +59,7 @@ class Evaluator:
         self._workers = workers
         self.sources = self._kept_sources()
         self.statistics = StatisticsCache()
-        elements = sum(header.size for each in self.checkpoints.values() for header in each.headers.values())
-        self.kernels = Kernels(workers.compile, elements=elements * _CANDIDATES)
+        self.kernels = Kernels(workers.compile)
         self._base, self._dtype = self.checkpoints[models.base.ref], dtype_of(models.dtype)
         self._live: LiveModel | None = self._new_live_model()
         self._tokenizers: dict[OutputTokenizer, Any] = {}

@@ -108,7 +108,8 @@ def _preflight(config: SearchConfig) -> tuple[Environment, Genome, Harness]:
     live = LiveModel(plan.config, dtype=dtype_of(models.dtype), device=NOWHERE)
     live.check(plan)
     harness = Harness(config.suite)
-    environment = describe_environment({str(ref): each for ref, each in checkpoints.items()}, harness.digests)
+    described = {str(ref): each for ref, each in checkpoints.items()}
+    environment = describe_environment(described, harness.digests, plan.tokenizer.digest())
     harness.check_template(plan.tokenizer.load())
     return environment, genome, harness
 

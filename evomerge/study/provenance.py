@@ -53,6 +53,7 @@ class Environment(_Document):
         packages: name -> version.
         models: that candidates are made of.
         tasks: task -> digest of its documents and of how they are scored.
+        tokens: digest of the tokens of the merged models, whose tokenizer may be of a model that is not merged.
     """
 
     python: str
@@ -60,6 +61,7 @@ class Environment(_Document):
     packages: dict[str, str]
     models: tuple[ModelFacts, ...]
     tasks: dict[str, str] = {}
+    tokens: str | None = None
 
     @classmethod
     def read(cls, path: Path) -> "Environment":
@@ -70,10 +72,10 @@ class Environment(_Document):
             raise StudyError("study cannot be read", where=path, found=error) from error
 
     def require_same_inputs(self, now: "Environment") -> None:
-        """Refuse to mix scores of models or of tasks that have changed since the study began.
+        """Refuse to mix scores of models, tokens or tasks that have changed since the study began.
 
         Raises:
-            StudyError: a model's content is another, or a task's documents or file.
+            StudyError: a model's content is another, or the tokens of the merged models, or a task's documents or file.
         """
         digests = {model.ref: model.digest for model in now.models}
         for model in self.models:
@@ -85,6 +87,13 @@ class Environment(_Document):
                     found=digests[model.ref][:12],
                     remedy="restore it or start a new study",
                 )
+        if self.tokens and now.tokens != self.tokens:
+            raise StudyError(
+                "the tokenizer of the merged models has changed since the study began",
+                expected=f"digest {self.tokens[:12]}",
+                found=str(now.tokens)[:12],
+                remedy="restore it or start a new study",
+            )
         for task, digest in self.tasks.items():
             if now.tasks.get(task, digest) != digest:
                 raise StudyError(
@@ -105,12 +114,15 @@ class Environment(_Document):
         ]
 
 
-def describe_environment(models: Mapping[str, Described], tasks: Mapping[str, str]) -> Environment:
+def describe_environment(
+    models: Mapping[str, Described], tasks: Mapping[str, str], tokens: str | None = None
+) -> Environment:
     """This process and what it works on.
 
     Args:
         models: reference as recipes write it -> checkpoint.
         tasks: task -> digest.
+        tokens: digest of the tokens of the merged models.
     """
     return Environment(
         python=platform.python_version(),
@@ -120,6 +132,7 @@ def describe_environment(models: Mapping[str, Described], tasks: Mapping[str, st
             ModelFacts(ref=ref, digest=model.digest(), licence=model.licence) for ref, model in models.items()
         ),
         tasks=dict(tasks),
+        tokens=tokens,
     )
 
 

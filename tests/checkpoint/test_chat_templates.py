@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from evomerge.checkpoint import OutputTokenizer, chat_template
-from evomerge.errors import RecipeError
+from evomerge.errors import ModelError, RecipeError
 
 TALK = [
     {"role": "system", "content": "Be kind."},
@@ -90,11 +90,25 @@ def test_auto_is_what_most_models_have(tmp_path: Path) -> None:
     [
         "{% for message in messages %}hi {{ message.content }}{% endfor %}",
         "{% for m in messages %}{% if loop.last %}{% break %}{% endif %}{{ m }}{% endfor %}",
-        "{% generation %}{{ messages[0].content }}{% endgeneration %}",
+        "{% generation %}{{ messages[0].content | tojson }}{% endgeneration %}",
     ],
 )
 def test_a_template_stands_for_itself(text: str) -> None:
     assert chat_template(text, []) == text
+
+
+@pytest.mark.parametrize("entries", [["x"], [{"name": "default"}], [{"name": [], "template": "A"}]])
+def test_templates_in_no_known_form(tmp_path: Path, entries: list[object]) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": entries}))
+    message = r"chat template is damaged \(.*tokenizer_config.json\): expected a text, or a list of {name, template}"
+    with pytest.raises(ModelError, match=message):
+        _ = OutputTokenizer(tmp_path).chat_template
+
+
+def test_a_template_that_is_not_utf_8(tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_bytes("{{ 'dö' }}".encode("latin-1"))
+    with pytest.raises(ModelError, match=r"chat template is damaged \(.*chat_template.jinja\): expected UTF-8 text"):
+        _ = OutputTokenizer(tmp_path).chat_template
 
 
 def test_a_word_that_is_no_name() -> None:
@@ -103,9 +117,12 @@ def test_a_word_that_is_no_name() -> None:
         chat_template("alpcaa", [])
 
 
-def test_a_template_with_an_error_of_syntax() -> None:
-    text = "hi\n{% for message in messages %}"
-    message = r"chat template is not valid Jinja \(chat_template: line 2\): found Unexpected end of template"
+@pytest.mark.parametrize(
+    "text, found",
+    [("hi\n{% for message in messages %}", "Unexpected end of template"), ("\n{{ x | nosuch }}", "No filter named")],
+)
+def test_a_template_that_cannot_be_compiled(text: str, found: str) -> None:
+    message = rf"chat template is not valid Jinja \(chat_template: line 2\): found {found}"
     with pytest.raises(RecipeError, match=message) as caught:
         chat_template(text, [])
     assert "\n" not in str(caught.value)

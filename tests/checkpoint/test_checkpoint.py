@@ -74,7 +74,11 @@ def test_digest_tells_models_apart(model, sharded, opened, tmp_path) -> None:
     shard.write_bytes(raw)
     two = opened(sharded).digest()
     (sharded / "config.json").write_text('{"num_hidden_layers": 3}')
-    assert len({one, two, opened(sharded).digest()}) == 3
+    three = opened(sharded).digest()
+    (sharded / "tokenizer.json").write_text('{"model": {}}')
+    four = opened(sharded).digest()
+    (sharded / "tokenizer.json").write_text('{"model": {"vocab": {}}}')
+    assert len({one, two, three, four, opened(sharded).digest()}) == 5
 
 
 @pytest.mark.parametrize(

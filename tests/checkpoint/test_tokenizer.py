@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers.processors import ByteLevel, RobertaProcessing, Sequence, TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from evomerge.checkpoint import AddedToken as NewToken
@@ -60,12 +61,15 @@ def write(out: Path, tokenizer: OutputTokenizer) -> None:
 def test_a_checkpoint_has_tokenizer_generation_config_and_template(tmp_path, template: str | None) -> None:
     source = save_tokenizer(tmp_path / "source", HI)
     (source / "generation_config.json").write_text('{"eos_token_id": 2}')
-    (source / "modeling_evil.py").write_text("")
+    others = ("tekken.json", "normalizer.json", "video_preprocessor_config.json")
+    for file in (*others, "modeling_evil.py"):
+        (source / file).write_text("{}")
     write(tmp_path / "out", OutputTokenizer(source, template))
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert tokenizer.get_vocab() == OutputTokenizer(source).vocabulary().ids
     assert tokenizer.chat_template == (template or HI)
     assert json.loads((tmp_path / "out" / "generation_config.json").read_text()) == {"eos_token_id": 2}
+    assert all((tmp_path / "out" / file).exists() for file in others)
     assert not (tmp_path / "out" / "modeling_evil.py").exists()
 
 
@@ -136,6 +140,36 @@ def test_tokens_without_an_embedding_are_left_out(tmp_path) -> None:
     assert (tokenizer.eos_token, tokenizer.pad_token) == ("<a>", None)
     assert tokenizer.tokenize(" the<a>") == ["Ġthe", "<a>"]
     assert OutputTokenizer(source, limit=258).load().tokenize(" the") == ["Ġ", "the"]
+
+
+def test_settings_do_not_bring_left_out_tokens_back(tmp_path) -> None:
+    special = dict.fromkeys(("eos_token", "pad_token", "unk_token"), "<a>")
+    source = save_bpe(tmp_path / "source", "Qwen2Tokenizer", ["<a>", "<b>"], **special)
+    config = json.loads((source / "tokenizer_config.json").read_text())
+    names = {"extra_special_tokens": {"image_token": "<b>", "boi_token": "<a>"}}
+    (source / "tokenizer_config.json").write_text(json.dumps(config | names))
+    assert OutputTokenizer(source).load().image_token == "<b>"
+    tokenizer = OutputTokenizer(source, limit=260).load()  # <b> is 260
+    assert max(tokenizer.get_vocab().values()) == 259
+    assert tokenizer.boi_token == "<a>"
+
+
+@pytest.mark.parametrize(
+    "processor, ids",
+    [
+        (TemplateProcessing("<a> $A <b>", "<a> $A <b> $B", [("<a>", 259), ("<b>", 260)]), [259, 257]),
+        (RobertaProcessing(("<b>", 260), ("<a>", 259), add_prefix_space=False), [257]),
+        (Sequence([ByteLevel(), RobertaProcessing(("<b>", 260), ("<a>", 259))]), [257]),
+        (TemplateProcessing("<a> $A", "<a> $A $B", [("<a>", 259)]), [259, 257]),
+        (ByteLevel(), [257]),
+    ],
+)
+def test_left_out_tokens_are_not_added_to_a_text(tmp_path, processor, ids) -> None:
+    source = save_bpe(tmp_path / "source", "TokenizersBackend", ["<a>", "<b>"])
+    tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
+    tokenizer.post_processor = processor
+    tokenizer.save(str(source / "tokenizer.json"))
+    assert OutputTokenizer(source, limit=260).load()("the")["input_ids"] == ids
 
 
 @pytest.mark.parametrize(

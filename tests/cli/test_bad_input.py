@@ -245,6 +245,8 @@ MODELS = {
 @pytest.mark.parametrize("command", [Bench.merge, Bench.check, Bench.search], ids=lambda command: command.__name__)
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_damaged_parent(bench, refused, without_ray, kind, command):
+    if kind == "vocabularies differ" and command is Bench.search:
+        pytest.skip("a search has a tokenizer policy, which aligns them")
     spoil, *told = MODELS[kind]
     spoil(bench.model("first"))
     refused(command(bench), 4, *told)
@@ -283,7 +285,7 @@ def test_a_family_without_a_tokenizer(bench, refused, without_ray):
     for name in ("base", "first", "second"):
         for file in ("tokenizer.json", "tokenizer_config.json"):
             (bench.model(name) / file).unlink()
-    refused(bench.search(), 4, "tokenizer missing or damaged", "base")
+    refused(bench.search(), 4, "tokenizer missing or damaged", "family", "check that the folder is complete")
 
 
 TIES = {"merge_method": "ties"}
@@ -291,8 +293,8 @@ RECIPES = {
     "unknown key": ({"merge_metod": "ties"}, "unknown key 'merge_metod'", "recipe.yaml", "'merge_method'?"),
     "unknown method": ({"merge_method": "tie"}, "unknown merge method 'tie'", "did you mean 'ties'?"),
     "unknown parameter": ({"parameters": {"weigth": 1}}, "'weigth'", "did you mean 'weight'?"),
-    "density 0": (TIES | {"parameters": {"weight": 1, "density": 0}}, "density out of range", "in (0, 1], found 0"),
-    "density 1.5": (TIES | {"parameters": {"weight": 1, "density": 1.5}}, "density out of range", "in (0, 1], found 1"),
+    "density -1": (TIES | {"parameters": {"weight": 1, "density": -1}}, "density out of range", "in [0, 1], found -1"),
+    "density 1.5": (TIES | {"parameters": {"weight": 1, "density": 1.5}}, "density out of range", "in [0, 1], found 1"),
     "slerp of three": (
         {"merge_method": "slerp", "parameters": {"t": 0.5}},
         *("wrong number of models for slerp", "expected 1 besides the base model", "(2)"),
@@ -371,13 +373,13 @@ CONFIGS = {
     ),
     "unknown split": (TASK, lambda task: task.update(test_split="tset"), "split is missing (task choice)", "'tset'"),
     "density": (
-        *(GENOME, lambda genome: genome.update(method="ties", density={"low": 0, "high": 1, "init": 0.5})),
-        *("density out of range (genome.density.low)", "in (0, 1], found 0"),
+        *(GENOME, lambda genome: genome.update(method="ties", density={"low": -0.1, "high": 1, "init": 0.5})),
+        *("density out of range (genome.density.low)", "in [0, 1], found -0.1"),
     ),
     "unknown genome key": (GENOME, lambda genome: genome.update(layer_group=1), "genome", "'layer_groups'?"),
     "slerp of three parents": (
         *(GENOME, "method: slerp\nlayer_groups: 2\nt: {low: 0, high: 1, init: 0.5}\n"),
-        *("too many models (models.parents)", "1 or 2 parents for slerp, found 3"),
+        *("wrong number of parents for slerp (models.parents)", "expected 1 to 2, found 3"),
     ),
 }
 

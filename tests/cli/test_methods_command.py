@@ -28,7 +28,7 @@ def test_json_lists_what_the_records_say(capsys):
     density = next(parameter for parameter in ties["parameters"] if parameter["name"] == "density")
     assert ties["base"] == "required"
     assert ties["source"] == "arXiv 2306.01708"
-    assert (density["low"], density["high"], density["open_low"]) == (0.0, 1.0, True)
+    assert (density["low"], density["high"], density["open_low"]) == (0.0, 1.0, False)
     assert density["per_model"] is True
     weight = next(parameter for parameter in ties["parameters"] if parameter["name"] == "weight")
     assert (weight["low"], weight["high"]) == (None, None)  # unbounded, and JSON has no infinity
@@ -45,7 +45,7 @@ def test_one_method_in_full(capsys, monkeypatch):
     said = capsys.readouterr().out
     assert "arXiv 2306.01708" in said
     density = next(line for line in said.splitlines() if line.strip().startswith("density"))
-    assert "a number in (0, 1]" in density
+    assert "a number in [0, 1]" in density
     assert "0.1 to 1" in density
     assert "(no effect)" in next(line for line in said.splitlines() if "int8_mask" in line)
 

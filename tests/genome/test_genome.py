@@ -209,9 +209,22 @@ def test_the_tokenizer_is_passed_on(tokenizer, written):
     assert {key: value for key, value in recipe.items() if key.startswith("tokenizer")} == written
 
 
-@pytest.mark.parametrize("tokenizer", ["base", {"source": "base"}])
-def test_linear_leaves_the_base_out(tokenizer):
+@pytest.mark.parametrize(
+    ("tokenizer", "written"),
+    [
+        ("base", {"tokenizer_source": "org/base"}),
+        ({"source": "base"}, {"tokenizer": {"source": "org/base"}}),
+        (
+            {"source": "base", "pad_to_multiple_of": 8},
+            {"tokenizer": {"source": "org/base", "pad_to_multiple_of": 8}},
+        ),
+        ({"pad_to_multiple_of": 8}, {"tokenizer": {"pad_to_multiple_of": 8}}),
+        (None, {}),
+    ],
+)
+def test_linear_has_the_tokens_of_the_base_alone(tokenizer, written):
     recipe = document(make({"method": "linear", "weight": {}}, tokenizer=tokenizer), [0.5, 1.0])
+    assert {key: recipe.pop(key) for key in list(recipe) if key.startswith("tokenizer")} == written
     assert set(recipe) == {"merge_method", "slices", "dtype"}
     assert [source["model"] for source in recipe["slices"][0]["sources"]] == ["org/shipping", "org/refunds@0a1b"]
 
@@ -237,8 +250,8 @@ def test_parents_of_one_name_are_told_apart():
         ({"densty": {}}, r"unknown key \(genome.densty\); did you mean 'density'\?"),
         ({"layer_grups": 3}, r"unknown key \(genome.layer_grups\); did you mean 'layer_groups'\?"),
         (
-            {"density": {"low": 0}},
-            r"density out of range \(genome.density.low\): expected a number in \(0, 1\], found 0",
+            {"density": {"low": -1}},
+            r"density out of range \(genome.density.low\): expected a number in \[0, 1\], found -1",
         ),
         ({"density": 1.5}, r"density out of range \(genome.density\).*found 1.5"),
         ({"weight": {"low": 1, "high": 1}}, r"empty range \(genome.weight\): expected low < high, found low 1, high 1"),
@@ -272,8 +285,25 @@ def test_a_parameter_that_the_method_needs():
 
 
 def test_methods_for_two_models():
-    with pytest.raises(ConfigError, match=r"expected 1 or 2 parents for slerp, found 3"):
+    with pytest.raises(ConfigError, match=r"wrong number of parents for slerp .*: expected 1 to 2, found 3"):
         make({"method": "slerp", "t": {}}, [ONE, TWO, ModelRef("org/three")])
+
+
+@pytest.mark.parametrize("parents", [[ONE], [ONE, TWO, ModelRef("org/three")]])
+def test_the_number_of_parents_is_the_method_s(parents):
+    message = rf"wrong number of parents for nuslerp \(models.parents\): expected 2, found {len(parents)}"
+    with pytest.raises(ConfigError, match=message):
+        make({"method": "nuslerp", "weight": {}}, parents)
+
+
+def test_bounds_that_do_not_go_together_are_refused_at_the_start():
+    config = {"method": "della", "weight": {}, "density": {"low": 0.2, "high": 1.0}}
+    with pytest.raises(RecipeError, match=r"epsilon too large for the density \(genome\)"):
+        make(config | {"epsilon": 0.15})
+    with pytest.raises(RecipeError, match=r"epsilon too large"):
+        make(config | {"density": 0.1, "epsilon": {}})
+    assert make(config | {"epsilon": 0.0}).dimension == 4
+    assert make(config | {"density": {"low": 0.15, "high": 0.85}, "epsilon": 0.15}).dimension == 4
 
 
 @pytest.mark.parametrize("parents", [[ONE, ONE], [ONE, BASE]])

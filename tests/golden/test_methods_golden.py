@@ -239,3 +239,15 @@ def test_tensors_of_no_and_of_one_element(name, size, merge_one):
     expected = {"slerp": 3.0}.get(name, 4.0)
     found = merge_one(name, base if method.base == "required" else None, [model], **settings)
     assert torch.equal(found, torch.full((size,), expected))
+
+
+SPARSE = ["ties", "dare_linear", "dare_ties", "della", "della_linear", "breadcrumbs", "breadcrumbs_ties"]
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_a_density_of_zero_leaves_a_model_out(name, vectors, merge_one):
+    base, models = vectors
+    without = merge_one(name, base, models[:2], weight=[0.3, 0.5], density=1.0, normalize=False)
+    found = merge_one(name, base, models, weight=[0.3, 0.5, 0.9], density=[1.0, 1.0, 0.0], normalize=False)
+    assert torch.equal(found, without)
+    assert torch.equal(merge_one(name, base, models, weight=0.5, density=0.0), base)

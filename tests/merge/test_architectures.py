@@ -120,3 +120,63 @@ def test_quantized_tensors_are_refused_by_name_and_dtype(make_checkpoint, name, 
     merged = Recipe.from_document({"merge_method": "passthrough", "models": [{"model": str(folder)}]})
     with pytest.raises(ModelError, match=rf"quantized tensor \({folder}: {name}\): found .*; dequantize it first"):
         make_plan(merged, open_sources(merged))
+
+
+def decoder(depth, **more):
+    return shapes("model.layers", depth) | more
+
+
+@pytest.mark.parametrize("lacking", [False, True])
+def test_layers_past_the_count_are_no_layers(make_checkpoint, tmp_path, lacking):
+    past = {"model.layers.3.eh_proj.weight": (4, 8), "model.layers.3.mixer.weight": (3, 4)}
+    base = make_checkpoint("base", decoder(3) | past, 0, num_hidden_layers=3)
+    other = make_checkpoint("other", decoder(3) | ({} if lacking else past), 1, num_hidden_layers=3)
+    entries = [{"model": str(base)}, {"model": str(other), "parameters": {"weight": [0.0, 1.0]}}]
+    document = {"merge_method": "linear", "parameters": {"weight": 1.0, "normalize": False}, "models": entries}
+    plan = merge_to_disk(Recipe.from_document(document), tmp_path / "out", device="cpu")
+    found, a, b = tensors(tmp_path / "out"), tensors(base), tensors(other)
+    assert found.keys() == a.keys()
+    for layer in range(3):  # t = 1 at the last layer that counts
+        name = f"model.layers.{layer}.mixer.weight"
+        torch.testing.assert_close(found[name], a[name] + layer / 2 * b[name])
+    assert all(torch.equal(found[name], a[name]) for name in past)
+    assert f"layers that config.json does not count are kept as in {base}" in plan.warnings
+
+
+def test_layers_past_the_count_stay_behind_where_the_depth_changes(make_checkpoint):
+    folder = make_checkpoint("base", decoder(4), 0, num_hidden_layers=3)
+
+    def names(*ranges):
+        slices = [{"sources": [{"model": str(folder), "layer_range": list(each)}]} for each in ranges]
+        recipe = Recipe.from_document({"merge_method": "passthrough", "slices": slices})
+        plan = make_plan(recipe, open_sources(recipe))
+        return {layer_of(tensor.name) for tensor in plan.tensors} - {None}, plan.warnings
+
+    assert names((0, 1), (1, 3)) == ({0, 1, 2, 3}, names((0, 3))[1])
+    layers, warnings = names((0, 2))
+    assert layers == {0, 1}
+    assert f"layers that config.json does not count are left out: of {folder}" in warnings
+
+
+@pytest.mark.parametrize("section", ["text_config", "llm_config"])
+def test_the_text_network_of_a_config_is_compared_too(make_checkpoint, section):
+    folders = [
+        make_checkpoint(name, decoder(3), **{section: {"num_hidden_layers": 3, "num_attention_heads": heads}})
+        for name, heads in (("a", 2), ("b", 4))
+    ]
+    document = {"merge_method": "linear", "parameters": {"weight": 1.0}}
+    recipe = Recipe.from_document(document | {"models": [{"model": str(folder)} for folder in folders]})
+    message = rf"architectures differ \(.*b\): expected {section}.num_attention_heads 2 of .*a, found 4"
+    with pytest.raises(ModelError, match=message):
+        make_plan(recipe, open_sources(recipe))
+
+
+def test_settings_of_the_text_network_are_warned_of(make_checkpoint):
+    folders = [
+        make_checkpoint(name, decoder(3), text_config={"num_hidden_layers": 3, "rope_theta": theta})
+        for name, theta in (("a", 1), ("b", 2))
+    ]
+    document = {"merge_method": "linear", "parameters": {"weight": 1.0}}
+    recipe = Recipe.from_document(document | {"models": [{"model": str(folder)} for folder in folders]})
+    expected = f"text_config.rope_theta is 2 in {folders[1]}; the merged model has 1"
+    assert expected in make_plan(recipe, open_sources(recipe)).warnings

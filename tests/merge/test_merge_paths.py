@@ -261,6 +261,23 @@ class TestDepth:
         merged = self.slices({"one": folder}, ("one", 2, 3), ("one", 0, 2), ("one", 1, 2))
         assert make_plan(merged, open_sources(merged)).config["layer_types"] == ["c", "a", "b", "b"]
 
+    def test_settings_that_name_layers_by_number_do_not_follow(self, make_llama):
+        folder = make_llama("numbered")
+        config = json.loads((folder / "config.json").read_text())
+        config |= {"mlp_only_layers": [2], "first_k_dense_replace": 0, "max_window_layers": 3}
+        (folder / "config.json").write_text(json.dumps(config))
+
+        def warned(*ranges):
+            merged = self.slices({"one": folder}, *(("one", *each) for each in ranges))
+            warnings = make_plan(merged, open_sources(merged)).warnings
+            return [warning for warning in warnings if "by their numbers" in warning]
+
+        assert warned((0, 1), (1, 3)) == []
+        assert warned((0, 3), (2, 3)) == warned((1, 2), (0, 1), (2, 3))
+        assert [warning.split()[0] for warning in warned((0, 2))] == ["mlp_only_layers"]
+        (folder / "config.json").write_text(json.dumps(config | {"use_sliding_window": True}))
+        assert [warning.split()[0] for warning in warned((0, 2))] == ["max_window_layers", "mlp_only_layers"]
+
     def test_merged_slices_at_shifted_layers(self, untied, tmp_path):
         document = {
             "merge_method": "slerp",
@@ -340,3 +357,35 @@ def test_an_adapter_is_merged_as_the_model_that_it_makes(untied, tmp_path):
     changed = f"{name}.weight"
     torch.testing.assert_close(found[changed], base[changed] + 0.5 * 2 * (b @ a), rtol=0, atol=1e-5)
     assert all(torch.equal(found[each], base[each]) for each in base if each != changed)
+
+
+def test_an_adapter_does_not_widen_the_output(make_llama, tmp_path):
+    folder, name = make_llama("base", dtype=torch.bfloat16), "model.layers.1.mlp.up_proj"
+    lora = tmp_path / "lora"
+    lora.mkdir()
+    (lora / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 4}))
+    a, b = torch.randn(2, 16), torch.randn(24, 2)
+    factors = {f"base_model.model.{name}.lora_A.weight": a, f"base_model.model.{name}.lora_B.weight": b}
+    save_file(factors, lora / "adapter_model.safetensors")
+    entry = {"model": f"{folder}+{lora}"}
+    merge_to_disk(
+        Recipe.from_document({"merge_method": "passthrough", "models": [entry]}), tmp_path / "out", device="cpu"
+    )
+    base, found = weights(folder), weights(tmp_path / "out")
+    assert {tensor.dtype for tensor in found.values()} == {torch.bfloat16}
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
+    expected = base[f"{name}.weight"].float() + 2 * (b @ a)
+    torch.testing.assert_close(found[f"{name}.weight"], expected.bfloat16(), rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("base", ["base", "two"])
+def test_the_base_of_a_slice_gives_rows_to_methods_without_a_base(dialects, rows_of, own_rows, base):
+    sources = [{"model": str(folder), "layer_range": [0, 1]} for folder in dialects.values()]
+    document = {"merge_method": "linear", "parameters": {"weight": 1.0}, "base_model": str(dialects["base"])}
+    document |= {"slices": [{"sources": sources, "base_model": str(dialects[base])}], "tokenizer_source": "union"}
+    ids, given = rows_of(Recipe.from_document(document))
+    own = {name: own_rows(folder) for name, folder in dialects.items()}
+    bird = own["two"]["bird"] if base == "two" else (own["one"]["bird"] + own["two"]["bird"]) / 2
+    end = own["base"]["<end>"] if base == "base" else (own["base"]["<end>"] + own["one"]["<end>"]) / 2
+    torch.testing.assert_close(given["base"][ids["bird"]], bird)  # which the base lacks
+    torch.testing.assert_close(given["two"][ids["<end>"]], end)  # which two lacks

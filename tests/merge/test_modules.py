@@ -171,6 +171,23 @@ def plan_of(document):
     return make_plan(recipe, open_sources(recipe))
 
 
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_the_mergers_of_a_vision_tower_are_its_projector(make_checkpoint, prefix):
+    mergers = {f"{prefix}visual.merger.mlp.0.weight": (4, 3), f"{prefix}visual.merger.ln_q.weight": (3,)}
+    mergers[f"{prefix}visual.deepstack_merger_list.1.norm.weight"] = (3,)
+    tower = {f"{prefix}visual.patch_embed.proj.weight": (3, 2)}
+    tower |= {f"{prefix}visual.blocks.{layer}.attn.qkv.weight": (3, 3) for layer in range(2)}
+    text = {"model.embed_tokens.weight": (6, 4), "model.layers.0.mlp.weight": (4, 4), "lm_head.weight": (6, 4)}
+    folder = make_checkpoint("qwen", text | tower | mergers)
+    recipe = {"text_decoder": 1.0, "vision_tower": 2.0, "multi_modal_projector": 3.0}
+    recipe = {
+        name: {"models": [{"model": str(folder), "parameters": {"scale": scale}}]} for name, scale in recipe.items()
+    }
+    recipe = Recipe.from_document({"merge_method": "passthrough", "modules": recipe})
+    found = {tensor.name: tensor.each["scale"][0] for tensor in make_plan(recipe, open_sources(recipe)).tensors}
+    assert found == dict.fromkeys(text, 1.0) | dict.fromkeys(tower, 2.0) | dict.fromkeys(mergers, 3.0)
+
+
 def test_carried_tensors_take_the_dtype_of_the_recipe(llavas):
     plan = plan_of(
         {"merge_method": "ties", "base_model": str(llavas[0]), "dtype": "bfloat16"}

@@ -1,3 +1,4 @@
+import sys
 from dataclasses import replace
 
 import pytest
@@ -92,3 +93,31 @@ def test_a_tensor_may_be_written_in_parts(checkpoints):
         for start in range(0, merge.count, 100):
             merge.write(out[start : start + 100], start)
         assert torch.equal(out, merge.whole().view(-1))
+
+
+def test_a_mask_does_not_depend_on_where_blocks_end(untied, monkeypatch):
+    """Each block of 2**32 elements has a mask of its own, whatever the parts a tensor is written in."""
+    document = {
+        "merge_method": "dare_linear",
+        "base_model": str(untied["base"]),
+        "models": [{"model": str(untied["one"])}],
+        "parameters": {"weight": 1.0, "density": 0.5},
+    }
+    recipe = Recipe.from_document(document)
+    opened = open_sources(recipe)
+    plan = make_plan(recipe, opened)
+
+    def made(parts):
+        merges = stream(plan, Sources(opened, CPU), device=CPU, statistics=StatisticsCache())
+        merge = next(merge for merge in merges if merge.tensor.name == "model.embed_tokens.weight")
+        out = torch.empty(merge.count)
+        for start in range(0, merge.count, parts):
+            merge.write(out[start : start + parts], start)
+        return out
+
+    whole = made(10**6)
+    monkeypatch.setattr(sys.modules["evomerge.merge.stream"], "_BLOCK", 64)  # the package has the function
+    blocks = made(10**6)
+    assert torch.equal(blocks[:64], whole[:64])
+    assert not torch.equal(blocks, whole)
+    assert torch.equal(made(48), blocks)

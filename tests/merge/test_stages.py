@@ -7,7 +7,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from evomerge.errors import ModelError, NonFiniteError, RecipeError
+from evomerge.errors import ModelError, NonFiniteError, RecipeError, UsageError
 from evomerge.merge import (
     LiveModel,
     Sources,
@@ -16,6 +16,7 @@ from evomerge.merge import (
     merge_to_disk,
     open_sources,
     preflight,
+    steps,
     stream,
 )
 from evomerge.merge.stages import Stage
@@ -54,10 +55,8 @@ def recipe(untied):
 
 def test_it_is_what_intermediate_checkpoints_give(recipe, tmp_path):
     merge_to_disk(recipe, tmp_path / "at_once", device="cpu")
-    *stages, last = recipe.stored_in(tmp_path)
-    for stage in stages:
-        merge_to_disk(stage, tmp_path / stage.name, device="cpu")
-    merge_to_disk(last, tmp_path / "in_turn", device="cpu")
+    for step in steps(recipe, tmp_path / "in_turn", tmp_path / "stages"):
+        merge_to_disk(step.recipe, step.out, device="cpu", card=step.card)
     found, expected = (load_file(tmp_path / name / "model.safetensors") for name in ("at_once", "in_turn"))
     assert found.keys() == expected.keys()
     assert len(found) == 6 * 9 + 3
@@ -68,6 +67,32 @@ def test_it_is_what_intermediate_checkpoints_give(recipe, tmp_path):
     assert (tmp_path / "at_once" / "tokenizer.json").read_bytes() == (
         tmp_path / "in_turn" / "tokenizer.json"
     ).read_bytes()
+
+
+def test_the_cards_of_steps_name_the_models_and_not_the_folders(recipe, untied, tmp_path):
+    card = (merge_to_disk(recipe, tmp_path / "out", device="cpu"), (tmp_path / "out" / "README.md").read_text())[1]
+    trimmed, last = [step.card for step in steps(recipe, tmp_path / "again" / "out", tmp_path / "kept")][1:]
+    assert last == card
+    assert all(f"| {untied[name]} |" in trimmed for name in ("base", "one", "two"))
+    assert str(tmp_path / "kept") not in trimmed
+
+
+@pytest.mark.parametrize("out", ["kept/mean", "kept/mean/out", "kept", "full"])
+def test_the_folders_of_steps_are_checked_before_the_first(recipe, tmp_path, out):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    with pytest.raises(UsageError, match="output exists" if out == "full" else "one output lies in another"):
+        steps(recipe, tmp_path / out, tmp_path / "kept")
+    (tmp_path / "kept" / "trimmed" / "x").mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"output exists .*kept/trimmed"):
+        steps(recipe, tmp_path / "out", tmp_path / "kept")
+
+
+def test_a_late_recipe_that_cannot_be_merged_is_told_before_the_first_step(recipe, untied, tmp_path):
+    good = {"name": "good", "merge_method": "linear", "parameters": {"weight": 1.0}, "models": models(untied["one"])}
+    bad = {"merge_method": "slerp", "base_model": "good", "models": models(untied["one"])}
+    with pytest.raises(RecipeError, match="t missing"):
+        steps(chain(good, bad), tmp_path / "out", tmp_path / "kept")
 
 
 def test_a_live_model_takes_them_too(recipe, tmp_path):
@@ -165,8 +190,8 @@ def test_a_stage_with_a_vocabulary_of_its_own(make_llama, tmp_path):
     last = {"merge_method": "linear", "parameters": {"weight": 1.0}, "models": models("both", folders[1])}
     recipe = chain(stage | {"tokenizer": {"source": "union"}, "dtype": "float32"}, last)
     merge_to_disk(recipe, tmp_path / "at_once", device="cpu")
-    for each, name in zip(recipe.stored_in(tmp_path), ("both", "in_turn"), strict=True):
-        merge_to_disk(each, tmp_path / name, device="cpu")
+    for step in steps(recipe, tmp_path / "in_turn", tmp_path):
+        merge_to_disk(step.recipe, step.out, device="cpu")
     found, expected = (load_file(tmp_path / name / "model.safetensors") for name in ("at_once", "in_turn"))
     assert found["lm_head.weight"].shape == (26, 16)
     assert all(torch.equal(found[name], expected[name]) for name in expected)

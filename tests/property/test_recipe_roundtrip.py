@@ -9,6 +9,7 @@ from evomerge.recipe import DTYPES, ModelRef, Recipe, evaluate
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 parts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="@+"), min_size=1, max_size=12)
+names = parts.filter(lambda name: name not in (".", "..") and not set(name) & set("/\\\0"))
 numbers = st.integers(-(10**20), 10**20) | st.floats(allow_nan=False, allow_infinity=False)
 scalars = st.booleans() | numbers | text
 gradients = st.lists(scalars, min_size=1, max_size=4)
@@ -83,7 +84,7 @@ def recipes(draw: st.DrawFn) -> dict:
                 "dtype": st.none() | st.sampled_from(DTYPES),
                 "out_dtype": st.none() | st.sampled_from(DTYPES),
                 "chat_template": st.none() | st.text(st.characters(exclude_categories=["Cs"])),
-                "name": st.none() | text,
+                "name": st.none() | names,
             },
         )
     )

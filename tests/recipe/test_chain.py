@@ -47,18 +47,26 @@ def test_a_stage_may_stand_wherever_a_model_may() -> None:
         "base_model": "s3",
         "modules": {"text": {"slices": slices}, "vision": {"models": [{"model": "s4"}]}},
         "tokenizer": {
-            "source": "s5",
-            "tokens": {"x": {"source": "s6"}, "y": {"source": {"kind": "model_token", "model": "s7", "token_id": 0}}},
+            "source": "s1",
+            "tokens": {"x": {"source": "s2"}, "y": {"source": {"kind": "model_token", "model": "s3", "token_id": 0}}},
         },
     }
-    recipe = chain(*(document(f"s{number}", "a") for number in range(1, 8)), yaml.safe_dump(last))
+    recipe = chain(*(document(f"s{number}", "a") for number in range(1, 6)), yaml.safe_dump(last))
     stored = recipe.stored_in(Path("/kept"))
-    assert [each.name for each in stored] == ["s1", "s2", "s3", "s4", "s5", "s6", "s7", None]
-    text = stored[-1].to_yaml()
-    assert all(text.count(f"/kept/s{number}") == 1 for number in range(1, 8))
-    assert stored[-1].stages == ()
+    assert [stored.to_yaml().count(f"/kept/s{number}") for number in range(1, 6)] == [2, 2, 2, 1, 0]
+    assert stored.stages == ()
     assert recipe.inputs == tuple(ModelRef(name) for name in ("s3", "s1", "s2", "s4"))
-    assert recipe.unused_stages == ("s5", "s6", "s7")  # whose weights count for nothing
+    assert recipe.unused_stages == ("s5",)
+
+
+def test_each_result_has_the_stages_that_it_comes_from() -> None:
+    recipe = chain(
+        document("one", "a"), document("odd", "b"), document("two", "one"), document("three", "odd", "two", "c")
+    )
+    found = {result.name: names(result) for result in recipe.results}
+    assert found == {"one": [], "odd": [], "two": ["one"], "three": ["one", "odd", "two"]}
+    assert recipe.results[2].models_used == (ModelRef("a"),)
+    assert names(recipe) == ["one", "odd", "two"]
 
 
 def test_it_is_written_as_it_was_and_stages_are_part_of_the_digest() -> None:
@@ -95,6 +103,11 @@ def test_a_stage_that_nothing_reads_is_named() -> None:
             [document("a", "x"), document("b", "a@main"), document(None, "b")],
             r"no revision .*\(recipe: b\): found a@main",
         ),
+        (
+            [document("a", "x"), document(None, "b", tokenizer_source="a")],
+            r"tokenizer of a stage that is not merged \(recipe: the last document\): found a; ",
+        ),
+        ([document("a+b", "x"), document(None, "b")], r"bad name \(recipe, document 1: name\).*found 'a\+b'"),
         ([document("a", "x"), "merge_method: linear"], r"\(recipe, document 2\): expected exactly one of models,"),
     ],
 )

@@ -163,6 +163,11 @@ def test_digest_sees_content_and_not_form() -> None:
     other = Recipe.from_yaml("{merge_method: linear, models: [{model: a, parameters: {weight: 1.5, x: 2}}]}")
     assert one.digest == two.digest != other.digest
     assert len(one.digest) == 64
+    spelt = Recipe.from_yaml(
+        "{merge_method: linear, models: [{model: {model: {path: a}}, parameters: {weight: 1.0, x: 2}}]}"
+    )
+    assert spelt.digest == one.digest
+    assert spelt.to_yaml() != one.to_yaml()
 
 
 def test_anchors_and_merge_keys_are_resolved() -> None:
@@ -246,6 +251,12 @@ def test_a_bad_layer_range_is_refused(layers: str) -> None:
     text = f"merge_method: passthrough\nslices: [{{sources: [{{model: a, layer_range: {layers}}}]}}]"
     with pytest.raises(RecipeError, match=r"layer_range|slices"):
         Recipe.from_yaml(text)
+
+
+@pytest.mark.parametrize("name", ["../x", "/abs", "a/b", "..", ".", "a+b", "x@y", "", "a\\b"])
+def test_a_name_is_that_of_a_folder(name: str) -> None:
+    with pytest.raises(RecipeError, match=r"bad name \(recipe: name\): expected the name of a folder"):
+        Recipe.from_document({"merge_method": "linear", "models": [{"model": "a"}], "name": name})
 
 
 def test_sources_of_a_slice_have_one_depth() -> None:

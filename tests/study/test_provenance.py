@@ -52,10 +52,19 @@ def test_a_task_that_changed_is_refused(tmp_path: Path):
         match=r"the documents of a task have changed.*\(task refunds\): expected digest aaaaaaaaaaaa, found c",
     ):
         then.require_same_inputs(describe_environment({}, {"refunds": "c" * 64, "shipping": "b" * 64}))
-    # a study that was begun before digests of tasks were kept
+    # a study that was begun before digests of tasks and tokens were kept
     older = tmp_path / "environment.json"
     older.write_text('{"python": "3.11.9", "platform": "Linux", "packages": {}, "models": []}')
     Environment.read(older).require_same_inputs(then)
+
+
+def test_a_tokenizer_that_changed_is_refused():
+    then = describe_environment({}, {}, "a" * 64)
+    then.require_same_inputs(describe_environment({}, {}, "a" * 64))
+    with pytest.raises(
+        StudyError, match=r"the tokenizer of the merged models has changed.*digest aaaaaaaaaaaa, found b"
+    ):
+        then.require_same_inputs(describe_environment({}, {}, "b" * 64))
 
 
 def test_versions_that_changed_are_told():
