@@ -25,9 +25,12 @@ test: .venv/installed
 soak: .venv/installed
 	$(BIN)/pytest -m soak
 
-# What merging costs on this machine, beside the floor; half an hour the first time, 4 GB of disk.
+# What merges and candidates cost on this machine, beside their floors; half an hour the first time, 4 GB of disk.
 bench: .venv/installed
 	$(BIN)/evomerge bench merge
+	$(BIN)/evomerge bench candidate
+	$(BIN)/evomerge bench candidate --params 30M --no-compare
+	$(BIN)/evomerge bench candidate --params 30M --shots 5
 
 clean:
 	rm -rf .venv runs/demo

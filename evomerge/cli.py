@@ -9,11 +9,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from evomerge.bench.command import add_candidate, add_merge
 from evomerge.errors import OneLineError, exit_code
+from evomerge.terminal import add_compile, add_config_dir, add_device, add_json, add_runs_dir, add_study, show
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from evomerge.search import Ending
 
 INTERRUPTED = 130
@@ -68,32 +68,32 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: evomerge search --config-dir configs models=mine suite=mine study=night",
     )
     search.add_argument("overrides", nargs="*", metavar="key=value", help="choose options and override values")
-    _config_dir(search)
+    add_config_dir(search)
     search.add_argument("--print-config", action="store_true", help="print the composed config and stop")
     search.set_defaults(run=_search)
 
     resume = commands.add_parser(
         "resume", help="go on with a study", description="Go on with a study that was interrupted or has finished."
     )
-    _study(resume)
+    add_study(resume)
     resume.add_argument("overrides", nargs="*", metavar="key=value", help="only budget.* and workers.* may change")
     resume.set_defaults(run=_resume)
 
     studies = commands.add_parser("studies", help="list the studies")
-    _runs_dir(studies)
-    _json(studies)
+    add_runs_dir(studies)
+    add_json(studies)
     studies.set_defaults(run=_studies)
 
     show = commands.add_parser("show", help="show a study or one of its candidates")
-    _study(show)
+    add_study(show)
     show.add_argument("--candidate", type=int, metavar="N", help="one candidate in full")
-    _json(show)
+    add_json(show)
     show.set_defaults(run=_show)
 
     export = commands.add_parser(
         "export", help="write the best recipe as plain YAML", description="Exit code 3 if no candidate is feasible."
     )
-    _study(export)
+    add_study(export)
     which = export.add_mutually_exclusive_group()
     which.add_argument("--candidate", type=int, metavar="N", help="this candidate instead of the best")
     which.add_argument(
@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     export.set_defaults(run=_export)
 
     report = commands.add_parser("report", help="write a study as one HTML file with plots")
-    _study(report)
+    add_study(report)
     report.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="write there (default: report.html in the study's folder)"
     )
@@ -114,85 +114,38 @@ def _parser() -> argparse.ArgumentParser:
     merge = commands.add_parser("merge", help="merge a recipe into a checkpoint")
     merge.add_argument("recipe", type=Path, metavar="RECIPE", help="a YAML recipe, mergekit's language")
     merge.add_argument("out", type=Path, metavar="OUT", help="the folder to make")
-    _device(merge)
+    add_device(merge)
     merge.add_argument("--max-shard-size", default="5GB", metavar="S", help="of one safetensors file (default: 5GB)")
     merge.add_argument("--intermediate", type=Path, metavar="DIR", help="also write each named stage, to DIR/NAME")
-    _compile(merge, "auto")
+    add_compile(merge, "auto")
     merge.set_defaults(run=_merge)
 
     check = commands.add_parser("check", help="tell whether a recipe can be merged, and what to watch")
     check.add_argument("recipe", type=Path, metavar="RECIPE")
-    _json(check)
+    add_json(check)
     check.set_defaults(run=_check)
 
     score = commands.add_parser("score", help="score a model or a recipe on a suite")
     score.add_argument("target", metavar="MODEL_OR_RECIPE", help="a checkpoint folder, a hub id or a recipe file")
     score.add_argument("overrides", nargs="*", metavar="key=value", help="suite=NAME and other overrides")
-    _config_dir(score)
+    add_config_dir(score)
     score.add_argument("--split", choices=["dev", "holdout"], default="dev")
-    _json(score)
+    add_json(score)
     score.set_defaults(run=_score)
 
     methods = commands.add_parser("methods", help="list the merge methods, or tell all about one")
     methods.add_argument("name", nargs="?", metavar="NAME", help="one method in full")
     form = methods.add_mutually_exclusive_group()
-    _json(form)
+    add_json(form)
     form.add_argument("--markdown", action="store_true", help="the list as a Markdown table")
     methods.set_defaults(run=_methods)
 
-    benches = commands.add_parser("bench", help="measure what merging costs on this machine").add_subparsers(
+    benches = commands.add_parser("bench", help="measure merges and candidates on this machine").add_subparsers(
         title="what to measure", metavar="WHAT", required=True
     )
-    _bench(benches.add_parser("merge", help="every method, to disk and into a live model, beside its floor"))
+    add_merge(benches.add_parser("merge", help="every method, to disk and into a live model, beside its floor"))
+    add_candidate(benches.add_parser("candidate", help="a candidate, beside its bare forward passes"))
     return parser
-
-
-def _bench(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        "Make synthetic models, merge them to disk and into a live model, and compare with the floor: one pass that "
-        "reads the same source bytes and writes the output bytes. Methods for two models get two."
-    )
-    parser.add_argument("--params", default="350M", metavar="N", help="parameters of each model (default: 350M)")
-    parser.add_argument("--parents", type=int, default=3, metavar="N", help="models besides the base (default: 3)")
-    parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16")
-    parser.add_argument("--methods", default="all", metavar="A,B", help="names, or all (the default)")
-    _device(parser)
-    parser.add_argument("--repeat", type=int, default=3, metavar="N", help="runs to take the median of (default: 3)")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="write the models there, and leave them")
-    _compile(parser, "always")
-    _json(parser)
-    parser.set_defaults(run=_bench_merge)
-
-
-def _config_dir(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="your models/, suite/, experiment/ ... folders")
-
-
-def _runs_dir(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
-
-
-def _study(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("study", metavar="STUDY", help="a name under the runs folder, or a path")
-    _runs_dir(parser)
-
-
-def _device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda[:n] or any accelerator that torch knows")
-
-
-def _compile(parser: argparse.ArgumentParser, default: str) -> None:
-    parser.add_argument(
-        "--compile",
-        choices=["auto", "always", "never"],
-        default=default,
-        help="kernels: auto compiles where that saves more than it costs, and uses those of earlier runs "
-        f"(default: {default})",
-    )
-
-
-def _json(parser: "argparse.ArgumentParser | argparse._MutuallyExclusiveGroup") -> None:
-    parser.add_argument("--json", action="store_true", help="machine-readable output")
 
 
 def _search(options: argparse.Namespace) -> int:
@@ -222,7 +175,7 @@ def _finish(ending: "Ending") -> int:
     from evomerge.study.table import ending_table
 
     if ending.code == 0:
-        _print(*ending_table(study_document(StudyView(ending.folder))))
+        show(*ending_table(study_document(StudyView(ending.folder))))
     print(ending.message)
     return ending.code
 
@@ -236,7 +189,7 @@ def _studies(options: argparse.Namespace) -> int:
         return 0
     from evomerge.study.table import studies_table
 
-    _print(studies_table(entries))
+    show(studies_table(entries))
     return 0
 
 
@@ -252,7 +205,7 @@ def _show(options: argparse.Namespace) -> int:
     from evomerge.study.document import StudyDocument
     from evomerge.study.table import candidate_table, study_table
 
-    _print(*(study_table(document) if isinstance(document, StudyDocument) else candidate_table(document)))
+    show(*(study_table(document) if isinstance(document, StudyDocument) else candidate_table(document)))
     return 0
 
 
@@ -361,38 +314,5 @@ def _methods(options: argparse.Namespace) -> int:
     elif options.markdown:
         print(markdown_table(chosen), end="")
     else:
-        _print(*([methods_table(chosen)] if options.name is None else method_table(chosen[0])))
+        show(*([methods_table(chosen)] if options.name is None else method_table(chosen[0])))
     return 0
-
-
-def _bench_merge(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from evomerge.bench.merge import bench_merge
-    from evomerge.bench.table import bench_table
-
-    with Console(stderr=True).status("starting") as status:
-        report = bench_merge(
-            options.params,
-            options.parents,
-            options.dtype,
-            methods=options.methods,
-            device=options.device,
-            repeat=options.repeat,
-            kernels=options.compile,
-            keep=options.keep,
-            say=status.update,
-        )
-    if options.json:
-        print(report.to_json())
-    else:
-        _print(*bench_table(report))
-    return 0
-
-
-def _print(*renderables: "RenderableType") -> None:
-    from rich.console import Console
-
-    console = Console()
-    for renderable in renderables:
-        console.print(renderable)

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fitness.errors import SuiteError
+from fitness.estimates import score_difference, score_interval
+from fitness.items import TaskScores, summary
 from fitness.suite import BASE, BEST_PARENT, Gate, SuiteConfig
 
 # Rounding in factor x score must not fail a score that meets its bound exactly.
@@ -17,61 +19,105 @@ class GateResult:
     Attributes:
         task: the task.
         bound: the bound in the metric's own units, relative gates resolved.
-        score: the score that was judged.
-        violation: relative miss, (bound - score) / |bound| for `at_least` and its negative for `at_most`; <= 0 clears.
+        score: the task's score.
+        limit: what must meet the bound: the score; with `confidence` the end of its interval that is nearer to a miss.
+        violation: relative miss, (bound - limit) / |bound| for `at_least` and its negative for `at_most`; <= 0 clears.
         cleared: whether the gate is cleared.
     """
 
     task: str
     bound: float
     score: float
+    limit: float
     violation: float
     cleared: bool
 
 
 def judge(
-    scores: Mapping[str, float], suite: SuiteConfig, references: Mapping[str, Mapping[str, float]]
+    scores: Mapping[str, TaskScores], suite: SuiteConfig, references: Mapping[str, Mapping[str, TaskScores]]
 ) -> list[GateResult]:
     """Hold each score against its gate.
 
+    A relative gate with `confidence` is judged by the difference to the reference over the documents that both have
+    scored, which is far less uncertain than either score; without such documents, by the reference's score.
+
     Args:
-        scores: task -> score.
+        scores: task -> its scores.
         suite: gives the gates.
-        references: model -> task -> score, for the base (under `base`) and each parent (under its name), no others.
+        references: model -> task -> its scores, for the base (under `base`) and each parent (under its name), no
+            others.
 
     Returns:
         One result per gate, in the suite's order; empty when the suite has none.
 
     Raises:
-        SuiteError: a gate is relative to a model without a score, or to a negative one.
+        SuiteError: a gate is relative to a model without a score, or to a negative one; or it asks for confidence in a
+            score that has no interval.
     """
+    resolved = bounds(suite, {model: summary(each) for model, each in references.items()})
     results = []
     for task in suite.tasks:
         if task.gate is None:
             continue
-        bound = _bound(task.name, task.gate, references)
-        score = scores[task.name]
-        miss = (bound - score if task.gate.at_least is not None else score - bound) / (abs(bound) or 1.0)
+        bound, model = resolved[task.name]
+        own = scores[task.name]
+        limit = _limit(task.gate, own, bound, None if model is None else references[model][task.name])
+        miss = (bound - limit if task.gate.at_least is not None else limit - bound) / (abs(bound) or 1.0)
         violation = 0.0 if abs(miss) < _TOLERANCE else miss
-        results.append(GateResult(task.name, bound, score, violation, violation <= 0))
+        results.append(GateResult(task.name, bound, own.score, limit, violation, violation <= 0))
     return results
 
 
-def _bound(task: str, gate: Gate, references: Mapping[str, Mapping[str, float]]) -> float:
+def bounds(suite: SuiteConfig, references: Mapping[str, Mapping[str, float]]) -> dict[str, tuple[float, str | None]]:
+    """The bounds of the gates.
+
+    Args:
+        suite: gives the gates.
+        references: model -> task -> score, of the models that `judge` takes.
+
+    Returns:
+        Task -> (the bound in the metric's own units, the model that a relative one refers to).
+
+    Raises:
+        SuiteError: a gate is relative to a model without a score, or to a negative one.
+    """
+    return {task.name: _bound(task.name, task.gate, references) for task in suite.tasks if task.gate is not None}
+
+
+def _bound(task: str, gate: Gate, references: Mapping[str, Mapping[str, float]]) -> tuple[float, str | None]:
     if gate.of is None:
-        return gate.factor
+        return gate.factor, None
     models = [name for name in references if name != BASE] if gate.of == BEST_PARENT else [gate.of]
-    known = [references[model][task] for model in models if task in references.get(model, {})]
+    known = {model: references[model][task] for model in models if task in references.get(model, {})}
     if not known:
         raise SuiteError("gate has no reference score", where=f"task {task}", expected=f"a score of {gate.of!r}")
     # The best parent is the one that sets the stricter bound: the highest for at_least, the lowest for at_most.
-    reference = max(known) if gate.at_least is not None else min(known)
-    if reference < 0:  # 0.9 x -2 is better than -2
+    model = (max if gate.at_least is not None else min)(known, key=known.__getitem__)
+    if known[model] < 0:  # 0.9 x -2 is better than -2
         raise SuiteError(
             "relative gate on a negative score",
             where=f"task {task}: {gate}",
             expected=f"a score of {gate.of!r} of zero or more",
-            found=reference,
+            found=known[model],
             remedy="give the bound itself, without `of`",
         )
-    return gate.factor * reference
+    return gate.factor * known[model], model
+
+
+def _limit(gate: Gate, task: TaskScores, bound: float, reference: TaskScores | None) -> float:
+    if gate.confidence is None:
+        return task.score
+    difference = None if reference is None else score_difference(task, reference, gate.confidence, gate.factor)
+    if difference is not None:
+        ends = (bound + difference.low, bound + difference.high)
+    elif (interval := score_interval(task, gate.confidence)) is not None:
+        ends = interval
+    else:
+        raise SuiteError(
+            "gate asks for confidence in a score that has no interval",
+            where=f"task {task.name}: {gate}",
+            expected="a metric that is a mean over items, or a perplexity",
+            found=task.metric,
+            remedy="leave out `confidence`",
+        )
+    return ends[0] if gate.at_least is not None else ends[1]

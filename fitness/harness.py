@@ -1,70 +1,52 @@
 """The harness: lm-eval tasks, loaded and tokenized once, then scored on a live model as often as its weights change.
 
 `lm_eval.simple_evaluate` does for every call what a search needs once: it collects facts about the environment,
-renders and tokenizes every prompt, and reseeds the global generators. Here only the forward passes, the task's filters,
-`process_results` and aggregation run per candidate, all of them lm-eval's own code, so that scores agree with
+renders and tokenizes every prompt, makes batches, and reseeds the global generators. Here only forward passes run per
+candidate, and lm-eval's own filters, `process_results` and aggregation, so that scores agree with
 `simple_evaluate(samples={task: ids})` one by one.
+
+What holds of a score:
+
+- Equal weights on equal hardware give equal scores, bit for bit, whatever was scored before. Running out of memory is
+  the one exception: from then on batches are smaller, and log-likelihoods may differ in their last bits.
+- A log-likelihood depends on what else is scored with it, and differs from lm-eval's, by the rounding of the model's
+  dtype, since batches and shared prefixes set the order of its sums. So metrics that count (accuracy, exact match)
+  agree but where two options, or two tokens, tie within that rounding.
+- A generation that is drawn (`do_sample`) depends on what is drawn before it: it is lm-eval's own for a whole split.
 """
 
-import contextlib
-import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lm_eval.api.instance import Instance
-from lm_eval.defaults import DEFAULT_OTHER_SEED
-from lm_eval.models.huggingface import HFLM
-from lm_eval.models.utils import normalize_gen_kwargs
+from lm_eval.api.registry import get_aggregation
 
+from fitness.answers import references
+from fitness.batches import batch_size
 from fitness.errors import ScoringError, SuiteError
+from fitness.generation import Endings
 from fitness.items import Scores, Split, TaskScores
+from fitness.likelihood import Likelihoods
+from fitness.network import Network, is_out_of_memory
+from fitness.plan import Plan
+from fitness.requests import LanguageModel, Request, build
 from fitness.suite import SuiteConfig
-from fitness.tasks import LoadedTask, as_suite_error, load_tasks, no_bars, quiet
+from fitness.tasks import LoadedTask, load_tasks, no_bars, quiet
 
-log = logging.getLogger(__name__)
+Items = Mapping[str, Sequence[int]]  # task -> document ids
 
+LIKELIHOOD = "log-likelihood per token"
 
-class _MemoizedLM(HFLM):  # type: ignore[misc]
-    """lm-eval's Hugging Face model with its token ids remembered and its progress bars off."""
+_PLANS = 16  # item sets whose batches are kept: a race uses a few per split
+_DRAWN_ROWS = 16  # rows per batch where lm-eval draws and the suite leaves the size to us
+# aggregations of values that each document has for itself
+_BY_ITEM = ("mean", "nanmean", "median", "perplexity", "weighted_perplexity", "bits_per_byte", "brier_score")
 
-    def __init__(self, model: torch.nn.Module, tokenizer: Any, batch_size: int, max_length: int | None) -> None:
-        super().__init__(model, tokenizer=tokenizer, batch_size=batch_size, max_length=max_length)
-        self._encodings: dict[Any, list[int]] = {}
-        self._batches: dict[Any, tuple[torch.Tensor, torch.Tensor]] = {}
-
-    def swap(self, model: torch.nn.Module) -> None:
-        """Score another model that shares the tokenizer."""
-        self._model, self._device, self._config = model, model.device, model.config
-
-    def tok_encode(
-        self,
-        string: str,
-        add_special_tokens: bool | None = None,
-        left_truncate_len: int | None = None,
-        **kwargs: Any,
-    ) -> list[int]:
-        key = (string, add_special_tokens, left_truncate_len)
-        if key not in self._encodings:
-            self._encodings[key] = super().tok_encode(string, add_special_tokens, left_truncate_len, **kwargs)
-        return self._encodings[key]
-
-    def tok_batch_encode(
-        self,
-        strings: list[str],
-        padding_side: str = "left",
-        left_truncate_len: int | None = None,
-        truncation: bool = False,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        key = (tuple(strings), padding_side, left_truncate_len, truncation)
-        if key not in self._batches:
-            self._batches[key] = super().tok_batch_encode(strings, padding_side, left_truncate_len, truncation)
-        return self._batches[key]
-
-    def _loglikelihood_tokens(self, requests: Any, disable_tqdm: bool = True, override_bs: int | None = None) -> Any:
-        return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
+AnyPlan = TypeVar("AnyPlan", Plan, Likelihoods)
+Result = TypeVar("Result")
 
 
 class Harness:
@@ -76,10 +58,14 @@ class Harness:
     Attributes:
         directions: task -> whether a higher score is better.
         documents: task -> split -> document ids, ascending.
+        orders: task -> dev document ids, in the order in which candidates race over them.
         digests: task -> sha256 of all that its scores depend on but the model: documents, few-shot examples, task file,
             metric and filter. The code of a task's own functions is no part of it.
         benchmarks: the public benchmarks that the suite is scored on, each as "task: data set (split)"; empty unless
             the suite allows them. Reports must name them.
+        raceable: task -> whether each document has a value of its own, so that some documents tell of the others; not
+            so for metrics such as corpus BLEU or F1, nor for a task file's own aggregation, of which nothing is known.
+        additive: task -> whether its score is the mean of these values.
 
     Raises:
         SuiteError: a task, metric or filter does not exist, a task file or its data cannot be read, a split is empty,
@@ -90,17 +76,23 @@ class Harness:
         self.suite = suite
         with quiet(), no_bars():
             self._tasks = load_tasks(suite)
+        by_item = [get_aggregation(name) for name in _BY_ITEM]
         self.directions = {task.spec.name: task.higher_is_better for task in self._tasks}
         self.documents = {task.spec.name: task.documents for task in self._tasks}
+        self.orders = {task.spec.name: task.order for task in self._tasks}
         self.digests = {task.spec.name: task.digest for task in self._tasks}
+        self.raceable = {task.spec.name: task.aggregate in by_item for task in self._tasks}
+        self.additive = {task.spec.name: task.aggregate is get_aggregation("mean") for task in self._tasks}
         self.benchmarks = tuple(f"{task.spec.name}: {task.benchmark}" for task in self._tasks if task.benchmark)
-        self._lm: _MemoizedLM | None = None
-        self._requests: dict[tuple[str, Split], list[Instance]] = {}
+        self._lm: LanguageModel | None = None
+        self._limits: tuple[Any, ...] = ()  # all that requests and batches depend on but the tokenizer
+        self._forget()
 
     def bind(self, model: torch.nn.Module, tokenizer: Any) -> None:
         """Choose the model that is scored from now on; its weights may then change in place.
 
-        Prompts and token ids are kept as long as the tokenizer is the same object.
+        Prompts and token ids are kept as long as the tokenizer is the same object, and batches as long as the model has
+        the same limits.
 
         Args:
             model: a transformers causal language model, in eval mode, on its device.
@@ -109,13 +101,26 @@ class Harness:
         Raises:
             SuiteError: the suite applies a chat template that the tokenizer does not have.
         """
-        if self._lm is not None and self._lm.tokenizer is tokenizer:
-            self._lm.swap(model)
-            return
-        self.check_template(tokenizer)
-        with quiet():
-            self._lm = _MemoizedLM(model, tokenizer, self.suite.batch_size, self.suite.max_length)
-        self._requests.clear()
+        if self._lm is None or self._lm.tokenizer is not tokenizer:
+            self.check_template(tokenizer)
+            rows = self.suite.batch_size if isinstance(self.suite.batch_size, int) else _DRAWN_ROWS
+            with quiet():
+                self._lm = LanguageModel(model, tokenizer, rows, self.suite.max_length)
+            self._forget()
+        self._lm.swap(model)
+        self._network = Network(model)
+        size = batch_size(self.suite.batch_size, model)
+        limits = (self._lm.max_length, self._lm.eos, self._lm.generates_plainly, self._network.span, model.device, size)
+        if limits != self._limits:
+            self._forget()
+            self._limits, self._size = limits, size
+            self._endings = Endings(tokenizer, self._lm.eos)
+
+    def _forget(self) -> None:
+        self._limits = ()
+        self._requests: dict[tuple[str, Split], list[Request]] = {}
+        self._references: dict[tuple[str, Split], dict[int, Request]] = {}
+        self._plans: dict[Any, Any] = {}
 
     def check_template(self, tokenizer: Any) -> None:
         """Raise SuiteError if the suite applies a chat template that the tokenizer does not have."""
@@ -126,7 +131,7 @@ class Harness:
                 remedy="set apply_chat_template to false",
             )
 
-    def score(self, split: Split) -> Scores:
+    def score(self, split: Split, *, items: Items | None = None) -> Scores:
         """Score the bound model as it is now.
 
         No global random state is touched: a task that samples draws from the same seed for every candidate, and the
@@ -134,87 +139,155 @@ class Harness:
 
         Args:
             split: the documents: `dev`, `holdout` or `all`.
+            items: task -> which of them; tasks that it does not name are left out. None is all of them. A document has
+                the same prompt as in its whole split.
 
         Returns:
-            task -> its scores, in the suite's order.
+            task -> its scores over these documents, in the suite's order.
 
         Raises:
             RuntimeError: no model is bound.
             ScoringError: the logits or a score are not finite.
             SuiteError: a task's prompts cannot be built, or it has no documents in this split.
+            ValueError: an item is no document of the split.
         """
-        lm = self._lm
-        if lm is None:
-            raise RuntimeError("no model is bound: call bind first")
+        lm = self._bound()
         with quiet():
-            requests = [self._instances(lm, task, split) for task in self._tasks]
-            _answer(lm, [instance for instances in requests for instance in instances])
+            chosen = self._chosen(lm, split, items)
+            everything = [request for requests in chosen.values() for request in requests]
+            answers = iter(
+                self._run(
+                    ("metric", split, _key(items)),
+                    lambda: Plan(everything, self._network, self._size),
+                    lambda plan: plan.answers(self._network, lm, self._endings),
+                )
+            )
+            for request in everything:
+                request.instance.resps, request.instance.filtered_resps = next(answers), {}
             return {
-                task.spec.name: _score(task, split, instances)
-                for task, instances in zip(self._tasks, requests, strict=True)
+                task.spec.name: _score(task, split, [request.instance for request in chosen[task.spec.name]])
+                for task in self._tasks
+                if task.spec.name in chosen
             }
 
-    def _instances(self, lm: _MemoizedLM, task: LoadedTask, split: Split) -> list[Instance]:
-        """The requests of one split. They are built per split because few-shot examples are drawn in sequence."""
+    def likelihood(self, split: Split, *, items: Items | None = None) -> Scores:
+        """Read how likely the bound model finds the reference answers, all tokens of each in one pass.
+
+        For a task that generates this costs far less than generating, and it tells apart models that the metric cannot.
+
+        Args:
+            split: the documents: `dev`, `holdout` or `all`.
+            items: as in `score`.
+
+        Returns:
+            task -> for each document with a reference answer the mean log-likelihood of its tokens in nats, and as
+            score the mean over documents; tasks without reference answers are left out.
+
+        Raises:
+            RuntimeError: no model is bound.
+            ScoringError: the logits or a score are not finite.
+            SuiteError: as `score`, or a task's reference answers cannot be built.
+            ValueError: an item is no document of the split.
+        """
+        lm = self._bound()
+        with quiet():
+            asked: dict[str, dict[int, Request]] = {}
+            for task in self._tasks:
+                if items is None or task.spec.name in items:
+                    found = self._answers_of(lm, task, split)
+                    wanted = set(self._wanted(task, split, items))
+                    asked[task.spec.name] = {
+                        document: request for document, request in found.items() if document in wanted
+                    }
+            reads = [read for task in asked.values() for request in task.values() for read in request.reads]
+            values = iter(
+                self._run(
+                    ("references", split, _key(items)),
+                    lambda: Likelihoods(reads, self._network, self._size),
+                    lambda plan: plan.run(self._network),
+                )
+            )
+        scores = {}
+        for name, found in asked.items():
+            each = tuple(
+                sum(next(values)[0] for _ in request.reads) / sum(len(read.targets) for read in request.reads)
+                for request in found.values()
+            )
+            if each:
+                scores[name] = _checked(TaskScores(name, LIKELIHOOD, tuple(found), each, sum(each) / len(each), True))
+        return scores
+
+    def bare_seconds(self, split: Split) -> float:
+        """Score a split once more and say how long the model itself took: its forward passes and nothing else.
+
+        Raises:
+            As `score`.
+        """
+        self._bound()
+        self._network.seconds = 0.0
+        self.score(split)
+        return self._network.seconds
+
+    def _bound(self) -> LanguageModel:
+        if self._lm is None:
+            raise RuntimeError("no model is bound: call bind first")
+        return self._lm
+
+    def _run(self, key: Any, build: Callable[[], AnyPlan], run: Callable[[AnyPlan], Result]) -> Result:
+        """Run a plan that is kept; after running out of memory, with batches half as large, for good."""
+        while True:
+            plan = self._plans.pop(key, None) or build()
+            self._plans[key] = plan
+            if len(self._plans) > _PLANS:
+                del self._plans[next(iter(self._plans))]
+            try:
+                return run(plan)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or plan.widest < 2:
+                    raise
+                self._size = self._size.halved()
+            self._plans.clear()
+            del plan
+            if self._network.device.type != "cpu":
+                torch.accelerator.memory.empty_cache()
+
+    def _chosen(self, lm: LanguageModel, split: Split, items: Items | None) -> dict[str, list[Request]]:
+        chosen = {}
+        for task in self._tasks:
+            if items is None or task.spec.name in items:
+                requests = self._built(lm, task, split)
+                wanted = set(self._wanted(task, split, items))
+                ids = task.documents[split]
+                chosen[task.spec.name] = [each for each in requests if ids[each.instance.doc_id] in wanted]
+        return chosen
+
+    def _wanted(self, task: LoadedTask, split: Split, items: Items | None) -> Sequence[int]:
+        """Documents of a task."""
+        if items is None:
+            return task.documents[split]
+        wanted = items[task.spec.name]
+        if not wanted or not set(wanted) <= set(task.documents[split]):
+            raise ValueError(f"items of task {task.spec.name} are not documents of {split}: {list(wanted)[:5]}")
+        return wanted
+
+    def _built(self, lm: LanguageModel, task: LoadedTask, split: Split) -> list[Request]:
         key = (task.spec.name, split)
         if key not in self._requests:
-            ids = task.documents[split]
-            if not ids:
-                raise SuiteError(
-                    "split is empty",
-                    where=f"task {task.spec.name}",
-                    expected=f"{split} documents",
-                    remedy="change holdout.fraction",
-                )
-            template = self.suite.apply_chat_template
-            task.task.set_fewshot_seed(DEFAULT_OTHER_SEED)
-            with no_bars(), as_suite_error("prompts cannot be built", f"task {task.spec.name}"):
-                task.task.build_all_requests(
-                    samples=set(ids),  # a list would be searched once per document
-                    apply_chat_template=template,
-                    fewshot_as_multiturn=True,
-                    chat_template=lm.apply_chat_template if template else None,
-                    tokenizer_name=lm.tokenizer_name if template else "",
-                )
-            self._requests[key] = task.task.instances
-            _check_lengths(lm, task.spec.name, task.task.instances)
+            self._requests[key] = build(lm, task, split, self.suite.apply_chat_template, self._network.span)
         return self._requests[key]
 
-
-def _check_lengths(lm: _MemoizedLM, name: str, instances: list[Instance]) -> None:
-    """Warn when prompts do not fit; tokenizes all of them on the way."""
-    cut = 0
-    for instance in instances:
-        if instance.request_type == "generate_until":
-            prompt, options = instance.args[:2]
-            answer = normalize_gen_kwargs(options, lm.max_gen_toks)["max_gen_toks"]
-            if answer >= lm.max_length:
-                raise SuiteError(
-                    "no room for a prompt",
-                    where=f"task {name}",
-                    expected=f"max_gen_toks below the model's {lm.max_length} tokens",
-                    found=answer,
-                    remedy="set max_gen_toks in the task's generation_kwargs",
-                )
-            cut += len(lm.tok_encode(prompt)) > lm.max_length - answer
-        elif instance.request_type == "loglikelihood":
-            cut += len(lm.tok_encode("".join(instance.args[:2]))) > lm.max_length + 1
-    if cut:
-        log.warning("task %s: %d of %d prompts are too long and lose their beginning", name, cut, len(instances))
+    def _answers_of(self, lm: LanguageModel, task: LoadedTask, split: Split) -> dict[int, Request]:
+        """Document -> the request that reads its reference answer."""
+        key = (task.spec.name, split)
+        if key not in self._references:
+            found = references(lm, task, self._built(lm, task, split), self.suite.apply_chat_template)
+            ids = task.documents[split]
+            self._references[key] = {ids[place]: request for place, request in found.items()}
+        return self._references[key]
 
 
-def _answer(lm: _MemoizedLM, instances: list[Instance]) -> None:
-    """Run all requests through the model, those of one kind together as lm-eval does."""
-    by_kind: dict[str, list[Instance]] = {}
-    for instance in instances:
-        instance.resps, instance.filtered_resps = [], {}
-        by_kind.setdefault(instance.request_type, []).extend([instance] * (instance.repeats or 1))
-    options = [instance.args[1] for instance in by_kind.get("generate_until", [])]
-    samples = any(option.get("do_sample") or option.get("temperature") for option in options)
-    with _finite_logits(lm.model), _fixed_draws(lm.device) if samples else contextlib.nullcontext():
-        for kind, requests in by_kind.items():
-            for response, request in zip(getattr(lm, kind)(requests, disable_tqdm=True), requests, strict=True):
-                request.resps.append(response)
+def _key(items: Items | None) -> Any:
+    return None if items is None else tuple((name, tuple(sorted(ids))) for name, ids in sorted(items.items()))
 
 
 def _score(task: LoadedTask, split: Split, instances: list[Instance]) -> TaskScores:
@@ -235,9 +308,26 @@ def _score(task: LoadedTask, split: Split, instances: list[Instance]) -> TaskSco
         values = tuple(_item_value(value, task.aggregate) for value in raw.values())
     except (ArithmeticError, ValueError) as error:
         raise ScoringError("metric has no value", where=f"task {name}: {metric}", found=error) from error
-    if not (math.isfinite(score) and all(map(math.isfinite, values))):
-        raise ScoringError("score is not finite", where=f"task {name}: {metric}", found=score)
-    return TaskScores(name, metric, tuple(raw), values, score, task.higher_is_better)
+    weights = _weights(list(raw.values()))
+    return _checked(TaskScores(name, metric, tuple(raw), values, score, task.higher_is_better, weights))
+
+
+def _checked(scores: TaskScores) -> TaskScores:
+    if not (math.isfinite(scores.score) and all(map(math.isfinite, scores.values))):
+        raise ScoringError("score is not finite", where=f"task {scores.name}: {scores.metric}", found=scores.score)
+    return scores
+
+
+def _weights(values: Sequence[Any]) -> tuple[float, ...] | None:
+    """The words or bytes of each document, where lm-eval keeps them beside its log-likelihood; else None."""
+    weights: list[float] = []
+    for value in values:
+        match value:
+            case (Real() as loglikelihood, Integral() as length) if not isinstance(loglikelihood, Integral):
+                weights.append(float(length))
+            case _:
+                return None
+    return tuple(weights)
 
 
 def _item_value(value: Any, aggregate: Callable[[list[Any]], float]) -> float:
@@ -251,27 +341,3 @@ def _item_value(value: Any, aggregate: Callable[[list[Any]], float]) -> float:
             return float(loglikelihood)
         case _:
             return float(aggregate([value]))
-
-
-@contextlib.contextmanager
-def _finite_logits(model: torch.nn.Module) -> Iterator[None]:
-    """Stop at the first forward pass with NaN or Inf: an all-NaN model would else score like a guess."""
-
-    def check(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
-        if not torch.stack(torch.aminmax(output.logits.detach())).isfinite().all():
-            raise ScoringError("logits are not finite", expected="numbers", found="NaN or Inf")
-
-    handle = model.register_forward_hook(check)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextlib.contextmanager
-def _fixed_draws(device: torch.device) -> Iterator[None]:
-    """Sampled generations draw the same numbers for every candidate, the ones that lm-eval would draw."""
-    devices = [] if device.type == "cpu" else [device]
-    with torch.random.fork_rng(devices=devices, device_type=device.type if devices else "cuda"):
-        torch.manual_seed(DEFAULT_OTHER_SEED)
-        yield

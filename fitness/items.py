@@ -24,6 +24,7 @@ class TaskScores:
             document by its length, it is the document's log-likelihood in nats.
         score: the task's own aggregation over these documents.
         higher_is_better: the metric's direction.
+        weights: per document, the words or bytes that a perplexity-like metric divides by; None: all count the same.
     """
 
     name: str
@@ -32,6 +33,7 @@ class TaskScores:
     values: tuple[float, ...]
     score: float
     higher_is_better: bool
+    weights: tuple[float, ...] | None = None
 
 
 Scores = dict[str, TaskScores]
@@ -80,6 +82,17 @@ def split(
             remedy="add documents or change holdout.fraction",
         )
     return tuple(sorted(set(range(len(documents))).difference(held))), tuple(sorted(held))
+
+
+def race_order(documents: Sequence[Mapping[str, Any]], ids: Sequence[int], seed: int) -> tuple[int, ...]:
+    """Documents by a hash of (seed, content), as `split` has them but drawn anew: a random order, and always the same.
+
+    Args:
+        documents: all documents of a task, JSON-like.
+        ids: those to order, as indices into `documents`.
+        seed: another seed gives another order.
+    """
+    return tuple(sorted(ids, key=lambda i: (sha256(f"race/{seed}/{canonical(documents[i])}".encode()).digest(), i)))
 
 
 def canonical(value: Any) -> str:

@@ -2,9 +2,10 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Annotated, Literal, Self
+from itertools import pairwise
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator, model_validator
 
 from fitness.errors import SuiteError, nearest
 
@@ -12,6 +13,8 @@ BASE = "base"
 BEST_PARENT = "best_parent"
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+_ROWS: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=1)])
 
 
 class _Section(BaseModel):
@@ -29,11 +32,14 @@ class Gate(_Section):
         at_least: the score must not be lower.
         at_most: the score must not be higher. Exactly one of the two is given.
         of: `base`, `best_parent` or the name of a parent.
+        confidence: of the score's two-sided interval, in [0.5, 1), whose lower end (upper for `at_most`) must meet the
+            bound; None: the score itself must.
     """
 
     at_least: Finite | None = None
     at_most: Finite | None = None
     of: str | None = None
+    confidence: float | None = Field(default=None, ge=0.5, lt=1)
 
     @property
     def factor(self) -> float:
@@ -42,7 +48,8 @@ class Gate(_Section):
 
     def __str__(self) -> str:
         side = ">=" if self.at_least is not None else "<="
-        return f"{side} {self.factor:g}" + (f" x {self.of}" if self.of else "")
+        bound = f"{side} {self.factor:g}" + (f" x {self.of}" if self.of else "")
+        return bound if self.confidence is None else f"{bound} with confidence {self.confidence:g}"
 
 
 class TaskSpec(_Section):
@@ -88,6 +95,38 @@ class Holdout(_Section):
     seed: int = 0
 
 
+class Racing(_Section):
+    """How soon a candidate may be stopped.
+
+    Candidates of a generation climb rungs: each rung is a share of every task's dev items, the same items for all, and
+    holds those of the rung before. After a rung the best of those on it go on.
+
+    Attributes:
+        rungs: shares of the items, increasing, in (0, 1]; the last is 1.
+        keep: share of the candidates on a rung that go on, in (0, 1].
+        alpha: how likely at most it is that the gates stop a candidate that would clear them on all items, in (0, 0.5].
+
+    Raises:
+        SuiteError: the rungs do not increase, or the last is not 1.
+    """
+
+    rungs: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(default=(0.1, 0.33, 1.0), min_length=1)
+    keep: float = Field(default=0.34, gt=0, le=1)
+    alpha: float = Field(default=0.05, gt=0, le=0.5)
+
+    @field_validator("rungs")
+    @classmethod
+    def _climb(cls, rungs: tuple[float, ...]) -> tuple[float, ...]:
+        if rungs[-1] != 1 or any(lower >= upper for lower, upper in pairwise(rungs)):
+            raise SuiteError(
+                "rungs of a race do not fit",
+                where="racing.rungs",
+                expected="increasing shares of the items, the last of them 1.0",
+                found=list(rungs),
+            )
+        return rungs
+
+
 class SuiteConfig(_Section):
     """What a candidate is scored on, as written in a suite file.
 
@@ -96,7 +135,8 @@ class SuiteConfig(_Section):
         objective: how the tasks' scores become one number.
         tasks: at least one, each name once.
         holdout: the split of each task's documents.
-        batch_size: requests per forward pass, > 0.
+        racing: how soon a candidate may be stopped; None, or `none`, scores each on all items.
+        batch_size: requests per forward pass, > 0, or `auto`: as many as suit the machine and fit its memory.
         max_length: longest sequence in tokens; None takes the model's.
         apply_chat_template: render prompts with the tokenizer's chat template.
         allow_benchmarks: permit the test splits of public benchmarks to steer the search.
@@ -110,10 +150,21 @@ class SuiteConfig(_Section):
     objective: Literal["weighted_mean"] = "weighted_mean"
     tasks: tuple[TaskSpec, ...] = Field(min_length=1)
     holdout: Holdout = Holdout()
-    batch_size: int = Field(default=16, ge=1)
+    racing: Racing | None = None
+    batch_size: int | Literal["auto"] = "auto"
     max_length: int | None = Field(default=None, ge=1)
     apply_chat_template: bool = False
     allow_benchmarks: bool = False
+
+    @field_validator("batch_size", mode="plain")
+    @classmethod
+    def _some_rows(cls, value: Any) -> Any:
+        return value if value == "auto" else _ROWS.validate_python(value)
+
+    @field_validator("racing", mode="before")
+    @classmethod
+    def _no_racing(cls, value: Any) -> Any:
+        return None if value == "none" else value
 
     @model_validator(mode="after")
     def _each_task_once(self) -> Self:

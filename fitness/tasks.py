@@ -19,7 +19,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from fitness.benchmarks import benchmark
 from fitness.errors import SuiteError, nearest
-from fitness.items import Split, canonical, split
+from fitness.items import Split, canonical, race_order, split
 from fitness.suite import SuiteConfig, TaskSpec
 
 # Even a local file makes datasets tell the Hub which loader was used.
@@ -40,6 +40,7 @@ class LoadedTask:
         aggregate: the metric's values, one per document -> score.
         higher_is_better: the metric's direction.
         documents: split -> document ids, ascending.
+        order: the dev ones in the order in which candidates race over them.
         benchmark: the public benchmark that it is scored on, if any.
         digest: of all that its scores depend on but the model.
     """
@@ -50,6 +51,7 @@ class LoadedTask:
     aggregate: Callable[[list[Any]], float]
     higher_is_better: bool
     documents: Mapping[Split, tuple[int, ...]]
+    order: tuple[int, ...]
     benchmark: str | None
     digest: str
 
@@ -145,6 +147,7 @@ def _load_task(spec: TaskSpec, entry: Any, manager: TaskManager, suite: SuiteCon
         aggregate=aggregate,
         higher_is_better=higher_is_better,
         documents={"dev": dev, "holdout": holdout, "all": tuple(range(len(documents)))},
+        order=race_order(documents, dev, suite.holdout.seed),
         benchmark=known,
         digest=sha256(canonical(facts).encode()).hexdigest(),
     )

@@ -179,8 +179,8 @@ def bench_merge(
         UsageError: a value that cannot be, no room on the disk, `keep` has models already, or a merge failed.
     """
     count, where, kind = parse_count(parameters), resolve_device(device), dtype_of(dtype)
-    _check_range("--parents", parents, 1, MAX_PARENTS)
-    _check_range("--repeat", repeat, 1, 1000)
+    check_range("--parents", parents, 1, MAX_PARENTS)
+    check_range("--repeat", repeat, 1, 1000)
     chosen = _choose(methods, parents)
     headers = llama_headers(llama_config(count, kind), kind)
     with _folder(keep) as folder:
@@ -213,7 +213,8 @@ def _choose(names: str, parents: int) -> tuple[Method, ...]:
     return methods
 
 
-def _check_range(where: str, value: int, low: int, high: int) -> None:
+def check_range(where: str, value: int, low: int, high: int) -> None:
+    """Refuse a value of an option that is not in [low, high]. Raises UsageError."""
     if not low <= value <= high:
         raise UsageError("out of range", where=where, expected=f"{low} to {high}", found=value)
 

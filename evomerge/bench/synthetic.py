@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evomerge.checkpoint import Checkpoint, TensorHeader, dtype_name, open_checkpoint, write_checkpoint
+from evomerge.checkpoint import Checkpoint, OutputTokenizer, TensorHeader, dtype_name, open_checkpoint, write_checkpoint
 from evomerge.errors import UsageError
 from evomerge.recipe import ModelRef
 
@@ -77,7 +77,9 @@ def llama_headers(config: Mapping[str, Any], dtype: torch.dtype) -> tuple[Tensor
     return tuple(TensorHeader(name, dtype, shape) for name, shape in shapes.items())
 
 
-def write_models(folder: Path, parameters: int, parents: int, dtype: torch.dtype) -> tuple[ModelRef, ...]:
+def write_models(
+    folder: Path, parameters: int, parents: int, dtype: torch.dtype, tokenizer: OutputTokenizer | None = None
+) -> tuple[ModelRef, ...]:
     """Write a base and its fine-tunes; the same for the same arguments. Memory stays that of a piece of a tensor.
 
     Args:
@@ -85,6 +87,7 @@ def write_models(folder: Path, parameters: int, parents: int, dtype: torch.dtype
         parameters: of each model, about.
         parents: how many fine-tunes.
         dtype: of the weights.
+        tokenizer: of all of them.
 
     Returns:
         The base, then the parents.
@@ -102,7 +105,7 @@ def write_models(folder: Path, parameters: int, parents: int, dtype: torch.dtype
             _base(headers) if ref == base else _fine_tune(open_checkpoint(base), headers, number),
             headers=headers,
             config=config,
-            tokenizer=None,
+            tokenizer=tokenizer,
             max_shard_size=5 * 10**9,
             card="",
         )

@@ -6,6 +6,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from evomerge.bench.candidate import CandidateReport
 from evomerge.bench.merge import Report
 
 
@@ -51,3 +52,33 @@ def bench_table(report: Report) -> Sequence[RenderableType]:
     floor = "floor: one pass that reads the same source bytes and writes the output bytes, measured in the same run"
     peak = "peak: anonymous memory of a merge to disk, beyond that of an interpreter with torch loaded"
     return [Text(str(report.machine)), Text(head), Text(startup), table, Text(f"{floor}\n{peak}", style="dim")]
+
+
+def candidate_table(report: CandidateReport) -> Sequence[RenderableType]:
+    """The machine, what was scored, and the parts of a candidate: in a worker, and through the disk."""
+    documents = ", ".join(f"{count} of {task}" for task, count in report.documents.items())
+    head = f"{report.parameters / 1e6:.1f}M parameters in {report.dtype}, median of {report.repeat} candidates"
+    live, disk = report.live, report.disk
+    table = Table("seconds", "in a worker", *([] if disk is None else ["through the disk"]), box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    rows = [
+        ("merge", live.merge, disk and disk.merge),
+        ("load", None, disk and disk.load),
+        ("score", live.score, disk and disk.evaluate),
+        ("  of it passes", None, disk and disk.passes),
+        ("judge", live.judge, None),
+        ("whole candidate", live.whole, disk and disk.whole),
+        ("bare forward passes", live.bare, None),
+    ]
+    for name, *seconds in rows:
+        cells = ["" if each is None else f"{each:.4f}" for each in seconds]
+        if any(cells[: len(table.columns) - 1]):
+            table.add_row(name, *cells[: len(table.columns) - 1])
+    told = [f"whole candidate: {live.ratio:.2f} x bare forward passes; {live.per_hour:,.0f} candidates/h per worker"]
+    if disk is not None:
+        told.append(
+            f"through the disk: {disk.whole / live.whole:.1f} x; simple_evaluate's passes: "
+            f"{disk.passes / live.score:.1f} x scoring; largest difference of a score: {disk.difference:g}"
+        )
+    return [Text(str(report.machine)), Text(head), Text(f"dev documents: {documents}"), table, *map(Text, told)]

@@ -19,8 +19,9 @@ class Told:
     Attributes:
         x: (d,) float64 in [0,1], as it was asked.
         rank: 0 is the best of its batch; ties share a rank; a failed one has the worst.
-        objective: higher is better; None when the candidate failed.
-        violations: one for each gate, <= 0 where it is cleared; () when the candidate failed.
+        objective: higher is better; None when the candidate failed, or was stopped before it could be compared with
+            those of other batches.
+        violations: one for each gate, <= 0 where it is cleared; () when there is no objective.
     """
 
     x: Vector

@@ -120,7 +120,8 @@ class Evaluator:
             _bind_checkpoint(self.harness, Path(job.folder), self.device)
         seconds["merge"] = perf_counter() - started
         started = perf_counter()
-        scores = self.harness.score(job.split)
+        score = self.harness.likelihood if job.answers else self.harness.score
+        scores = score(job.split, items=job.items)
         seconds["score"] = perf_counter() - started
         return scores
 
@@ -155,8 +156,17 @@ def score_model(path: Path | str, suite: SuiteConfig, workers: WorkersConfig, sp
 
 
 def _bind_checkpoint(harness: Harness, folder: Path, device: torch.device) -> None:
-    """Load a checkpoint and its tokenizer as whoever serves it would."""
-    harness.bind(_load_model(folder).to(device).eval(), OutputTokenizer(folder).load())
+    harness.bind(*load_checkpoint(folder, device))
+
+
+def load_checkpoint(folder: Path, device: torch.device) -> tuple[torch.nn.Module, Any]:
+    """A checkpoint and its tokenizer as whoever serves it would load them.
+
+    Raises:
+        ModelError: it cannot be loaded, or lacks weights.
+        NonFiniteError: NaN or Inf in a weight.
+    """
+    return _load_model(folder).to(device).eval(), OutputTokenizer(folder).load()
 
 
 def _load_model(folder: Path) -> torch.nn.Module:

@@ -1,23 +1,27 @@
 """The end of a search: the finalists meet the holdout, and the winner is merged as production would merge it."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 from evomerge.errors import ScoringError
 from evomerge.search.loop import Search
-from evomerge.search.outcome import Job, Outcome
+from evomerge.search.outcome import Job, Outcome, Split
 from evomerge.study import Candidate, Finalist
 from evomerge.study.export import nothing_feasible
-from evomerge.study.items import candidate_items
+from evomerge.study.items import baseline_items, candidate_items, holdout_items
+from evomerge.study.results import Difference
+from fitness.estimates import objective_difference, score_difference
 from fitness.items import Scores
+from fitness.suite import BASE
 
 
 def choose_winner(search: Search) -> Candidate | None:
     """Score the finalists on holdout and check the best of those that clear every gate there.
 
-    The finalists are the feasible candidates with the best objectives on dev, one for each recipe; the winner is the
-    first, in that order, that clears every gate on holdout, among them or among those that an earlier session scored
-    there. Holdout documents never order candidates, they only refuse them.
+    The finalists are the feasible candidates whose objectives on dev have the highest lower limits, one for each
+    recipe; the winner is the first, in that order, that clears every gate on holdout, among them or among those that an
+    earlier session scored there. Holdout documents never order candidates, they only refuse them.
 
     Returns:
         The winner, or None when the user stopped the search first.
@@ -31,10 +35,13 @@ def choose_winner(search: Search) -> Candidate | None:
     if feasible and search.config.suite.holdout.fraction > 0:
         if not _score_holdout(search, feasible[: search.config.finalists]):
             return None
+        _compare_on_holdout(search)
         cleared = {finalist.number for finalist in search.study.finalists() if finalist.feasible}
         winner = next((candidate for candidate in feasible if candidate.number in cleared), None)
         if winner is None:
             search.study.elect(None)
+    elif winner is not None:
+        _compare_on_dev(search, winner)
     if winner is None:
         raise nothing_feasible(search.study)
     return winner if _check_export(search, winner) else None
@@ -43,7 +50,7 @@ def choose_winner(search: Search) -> Candidate | None:
 def _feasible(search: Search) -> list[Candidate]:
     """The feasible candidates, best on dev first; of equal recipes the first."""
     feasible = [candidate for candidate in search.study.candidates() if candidate.feasible]
-    feasible.sort(key=lambda candidate: (-(candidate.objective or 0.0), candidate.number))
+    feasible.sort(key=lambda candidate: (-candidate.floor, candidate.number))
     by_recipe: dict[str, Candidate] = {}
     for candidate in feasible:
         by_recipe.setdefault(candidate.recipe, candidate)
@@ -56,7 +63,7 @@ def _score_holdout(search: Search, finalists: Sequence[Candidate]) -> bool:
     known: dict[str, Finalist] = {each.name: each for each in study.finalists() if each.reason is None}
     for name in search.sources:
         if name in known:
-            search.judge.refer(name, "holdout", known[name].scores)
+            search.judge.refer(name, "holdout", study.scores(holdout_items(name), known[name]))
     sources = [Job(name, recipe, "holdout") for name, recipe in search.sources.items() if name not in known]
     numbers = {str(each.number): each.number for each in finalists}
     others = [Job(name, recipe, "holdout") for name, recipe in search.uniform.items()]
@@ -79,12 +86,56 @@ def _score_holdout(search: Search, finalists: Sequence[Candidate]) -> bool:
     return search.evaluate(others, done)
 
 
+def _compare_on_holdout(search: Search) -> None:
+    scored = [each for each in search.study.finalists() if each.objective is not None]
+    scores = {each.name: search.study.scores(holdout_items(each.name), each) for each in scored}
+    numbers = {each.number: scores[each.name] for each in scored if each.number is not None}
+    _compare(search, "holdout", numbers, {name: scores[name] for name in _rivals(search) if name in scores})
+
+
+def _compare_on_dev(search: Search, winner: Candidate) -> None:
+    """Without holdout: what the search has chosen by is all there is, so these differences flatter."""
+    study, rivals = search.study, _rivals(search)
+    baselines = {
+        each.name: study.scores(baseline_items(each.name), each) for each in study.baselines() if each.name in rivals
+    }
+    _compare(search, "dev", {winner.number: study.scores(candidate_items(winner.number), winner)}, baselines)
+
+
+def _rivals(search: Search) -> list[str]:
+    """The best parent, by its objective on dev, and the uniform merge, as far as they could be scored."""
+    scored = {each.name: each for each in search.study.baselines() if each.objective is not None}
+    parents = [scored[name] for name in search.sources if name != BASE and name in scored]
+    best = max(parents, key=lambda each: each.objective or 0.0)
+    return [best.name, "uniform"] if "uniform" in scored else [best.name]
+
+
+def _compare(search: Search, split: Split, candidates: Mapping[int, Scores], rivals: Mapping[str, Scores]) -> None:
+    """Record how far each candidate is ahead of each rival over the same documents, with intervals."""
+    differences = [
+        Difference(
+            candidate=number,
+            rival=rival,
+            split=split,
+            objective=objective_difference(scores, others, search.config.suite),
+            tasks={
+                name: difference
+                for name, task in scores.items()
+                if (difference := score_difference(task, others[name])) is not None
+            },
+        )
+        for number, scores in candidates.items()
+        for rival, others in rivals.items()
+    ]
+    search.study.note("differences", [asdict(difference) for difference in differences])
+
+
 def _check_export(search: Search, winner: Candidate) -> bool:
     """Merge the winner to disk, load it as production would and score it again; False when the user stopped."""
     search.progress.say(f"export: candidate {winner.number} is merged to disk, loaded and scored again")
     folder = search.study.folder.path / ".export-check"
     try:
-        outcomes = search.evaluate_all([Job("export", winner.recipe, folder=str(folder))])
+        outcomes = search.evaluate_all([Job("export", winner.recipe, folder=str(folder), fresh=True)])
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if outcomes is None:
@@ -93,7 +144,7 @@ def _check_export(search: Search, winner: Candidate) -> bool:
     expected = search.study.items(candidate_items(winner.number))
     if _items(exported.scores) != expected:
         # other workers than those of the session that scored it may differ in the last bits: compare within this one
-        outcomes = search.evaluate_all([Job("live", winner.recipe)])
+        outcomes = search.evaluate_all([Job("live", winner.recipe, fresh=True)])
         if outcomes is None:
             return False
         live = _checked(search, outcomes["live"])

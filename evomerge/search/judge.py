@@ -1,12 +1,11 @@
-"""From item scores to a result: gates against the references, and the objective."""
-
-from collections.abc import Mapping
+"""From item scores to a result: intervals, gates against the references, and the objective."""
 
 from evomerge.errors import ScoringError
 from evomerge.search.outcome import Outcome, Split
 from evomerge.study import Result
-from fitness.gates import judge
-from fitness.ranking import objective
+from fitness.estimates import objective_estimate, score_interval
+from fitness.gates import GateResult, judge
+from fitness.items import Scores
 from fitness.suite import SuiteConfig
 
 
@@ -15,26 +14,42 @@ class Judge:
 
     def __init__(self, suite: SuiteConfig) -> None:
         self._suite = suite
-        self._references: dict[Split, dict[str, Mapping[str, float]]] = {"dev": {}, "holdout": {}}
+        self._references: dict[Split, dict[str, Scores]] = {"dev": {}, "holdout": {}}
 
-    def refer(self, model: str, split: Split, scores: Mapping[str, float]) -> None:
+    def refer(self, model: str, split: Split, scores: Scores) -> None:
         """Make the scores of a model known, `base` or a parent's name, so that gates may be relative to it."""
         self._references[split][model] = scores
+
+    def gates(self, scores: Scores, split: Split) -> list[GateResult]:
+        """How scores stand to their gates. Raises SuiteError: see `fitness.gates.judge`."""
+        return judge(scores, self._suite, self._references[split])
 
     def __call__(self, outcome: Outcome, split: Split) -> Result:
         """What an outcome is worth, as it is recorded; one that failed or cannot be ranked keeps its reason.
 
         Raises:
-            SuiteError: a gate refers to a model that was not scored.
+            SuiteError: a gate refers to a model that was not scored, or asks for confidence where there is no interval.
         """
-        scores, timings = outcome.means, outcome.seconds
         if outcome.reason is not None:
-            return Result(reason=outcome.reason, timings=timings)
-        directions = {task: items.higher_is_better for task, items in outcome.scores.items()}
+            return Result(reason=outcome.reason, timings=outcome.seconds)
+        evaluations = outcome.item_evaluations
+        intervals = {
+            name: limits for name, task in outcome.scores.items() if (limits := score_interval(task)) is not None
+        }
         try:
-            value = objective(scores, self._suite, directions)
+            objective = objective_estimate(outcome.scores, intervals, self._suite)
         except ScoringError as error:
-            return Result(scores=scores, reason=str(error), timings=timings)
-        gates = judge(scores, self._suite, self._references[split])
-        violations = {gate.task: gate.violation for gate in gates}
-        return Result(scores=scores, violations=violations, objective=value, timings=timings)
+            timings = outcome.seconds
+            return Result(scores=outcome.means, reason=str(error), timings=timings, item_evaluations=evaluations)
+        gates = self.gates(outcome.scores, split)
+        confident = {task.name for task in self._suite.tasks if task.gate is not None and task.gate.confidence}
+        return Result(
+            scores=outcome.means,
+            intervals=intervals,
+            violations={gate.task: gate.violation for gate in gates},
+            limits={gate.task: gate.limit for gate in gates if gate.task in confident},
+            objective=objective.value,
+            objective_interval=(objective.low, objective.high),
+            timings=outcome.seconds,
+            item_evaluations=evaluations,
+        )

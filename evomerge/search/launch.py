@@ -21,9 +21,12 @@ from evomerge.search.baselines import source_recipes, uniform_recipes
 from evomerge.search.finalists import choose_winner
 from evomerge.search.loop import Search
 from evomerge.search.progress import SearchProgress
+from evomerge.search.recall import Pool, Recall, ScoreKeys
 from evomerge.search.workers import WorkerPool
 from evomerge.study import Environment, Study, check_new, describe_environment
+from evomerge.study.cache import ScoreCache
 from fitness.harness import Harness
+from fitness.racing import Course
 
 INTERRUPTED = 130
 NOWHERE = torch.device("meta")  # shapes without memory
@@ -60,7 +63,8 @@ def launch(config: SearchConfig) -> Ending:
     ):
         if harness.benchmarks:
             study.note("benchmarks", list(harness.benchmarks))
-        return _session(config, study, genome, pool, drain)
+        recall = Recall(pool, ScoreCache(config.runs_dir), ScoreKeys(config, harness, environment))
+        return _session(config, study, genome, harness, recall, drain)
 
 
 def resume(folder: Path, overrides: Sequence[str] = ()) -> Ending:
@@ -75,13 +79,14 @@ def resume(folder: Path, overrides: Sequence[str] = ()) -> Ending:
         # a folder that was moved is still the same study
         place = {"study": study.folder.path.name, "runs_dir": str(study.folder.path.parent)}
         config = resumed_config(search_config_of(study.config | place, str(study.folder.config)), overrides)
-        environment, genome, _ = _preflight(config)
+        environment, genome, harness = _preflight(config)
         study.environment.require_same_inputs(environment)
         differences = study.environment.differences(environment)
         with _draining() as drain, WorkerPool(config) as pool:
             if overrides:
                 study.change_config(config.model_dump(mode="json"))
-            return _session(config, study, genome, pool, drain, differences)
+            recall = Recall(pool, ScoreCache(config.runs_dir), ScoreKeys(config, harness, environment))
+            return _session(config, study, genome, harness, recall, drain, differences)
 
 
 def _preflight(config: SearchConfig) -> tuple[Environment, Genome, Harness]:
@@ -118,7 +123,8 @@ def _session(
     config: SearchConfig,
     study: Study,
     genome: Genome,
-    pool: WorkerPool,
+    harness: Harness,
+    pool: Pool,
     drain: threading.Event,
     differences: Sequence[str] = (),
 ) -> Ending:
@@ -131,7 +137,8 @@ def _session(
         progress.say(f"study {study.name}: {genome.dimension} dimensions, {config.workers.count} workers")
         for difference in differences:
             progress.say(f"warning: another {difference} than before, scores may differ in their last digits")
-        search = Search(config, study, genome, optimizer, pool, progress, drain.is_set)
+        course = Course(harness.orders, harness.raceable, harness.additive)
+        search = Search(config, study, genome, optimizer, pool, progress, drain.is_set, course)
         search.run()
         try:
             winner = None if drain.is_set() else choose_winner(search)

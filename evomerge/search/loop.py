@@ -6,6 +6,7 @@ already holds is told at once and not scored again.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,11 +17,16 @@ from evomerge.optimize import Optimizer, Told
 from evomerge.optimize.optimizer import Vector
 from evomerge.search.baselines import source_recipes, uniform_recipes
 from evomerge.search.judge import Judge
+from evomerge.search.ladder import Ladder
 from evomerge.search.outcome import Job, Outcome
 from evomerge.search.progress import SearchProgress
-from evomerge.search.workers import WorkerPool
+from evomerge.search.recall import Pool
 from evomerge.study import MAX_ATTEMPTS, Candidate, Study
-from fitness.ranking import Standing, ranks
+from evomerge.study.items import baseline_items
+from evomerge.study.results import ANSWERS, standing
+from fitness.racing import Course, Race, likelihood
+from fitness.ranking import ranks
+from fitness.suite import BASE
 
 TICK = 0.5  # seconds between looks at the clock and at Ctrl-C
 MAX_FAILURES = 20  # in a row and for one reason, before the search ends instead of spending its budget
@@ -37,6 +43,7 @@ class Search:
         pool: the workers.
         progress: what the user sees.
         draining: asked now and then; once it answers true, nothing new is started.
+        course: what candidates race over, if the suite asks for a race.
     """
 
     def __init__(
@@ -45,15 +52,19 @@ class Search:
         study: Study,
         genome: Genome,
         optimizer: Optimizer,
-        pool: WorkerPool,
+        pool: Pool,
         progress: SearchProgress,
         draining: Callable[[], bool],
+        course: Course,
     ) -> None:
         self.config, self.study, self.progress, self.draining = config, study, progress, draining
         self.judge = Judge(config.suite)
         self.sources = source_recipes(config.models)
         self.uniform = uniform_recipes(config.models)
         self._genome, self._optimizer, self._pool = genome, optimizer, pool
+        self._course = course
+        self._ladder = Ladder(config.suite, study, self.judge)
+        self._dispatched: set[int] = set()  # candidates that this session has given to a worker
         self._failures = 0
         self._failing: str | None = None  # how many of the last candidates failed for which reason
         self._warned: set[str] = set()
@@ -67,7 +78,7 @@ class Search:
             StudyError: the study cannot be written, or its record is not what the optimizer asks.
         """
         self._score_baselines()
-        if not self.draining():
+        if not self.draining() and self._prepare_race():
             self._tell_best()
             self.progress.begin()
             (self._one_by_one if self._optimizer.asynchronous else self._generations)()
@@ -75,7 +86,7 @@ class Search:
     def evaluate(
         self,
         jobs: Iterable[Job],
-        done: Callable[[Job, Outcome], None],
+        done: Callable[[Job, Outcome], Job | None],
         *,
         stopping: Callable[[], bool] | None = None,
     ) -> bool:
@@ -83,7 +94,7 @@ class Search:
 
         Args:
             jobs: in order; one is pulled only when a worker is free for it.
-            done: called with each job and its outcome, as they end.
+            done: called with each job and its outcome, as they end; what it returns is the next job, before all others.
             stopping: when to start nothing new; by default when the user asked for it.
 
         Returns:
@@ -97,7 +108,7 @@ class Search:
                 job = again.pop() if again else next(waiting, None)
                 if job is None:
                     exhausted = True
-                elif job.number is None or job.name not in lost or self.study.retry(job.number):
+                elif job.number is None or not lost[job.name] or self.study.retry(job.number):
                     self._pool.submit(job)
                 else:
                     self._settled(self.study.candidate(job.number))
@@ -111,7 +122,9 @@ class Search:
                     self.progress.say(f"{job.name}: {outcome.reason}; once more")
                     again.append(job)
                 else:
-                    done(job, outcome)
+                    del lost[job.name]
+                    following = done(job, outcome)
+                    again += [] if following is None else [following]
 
     def evaluate_all(self, jobs: Sequence[Job]) -> dict[str, Outcome] | None:
         """Score these jobs: name -> outcome; None when the user stopped the search first."""
@@ -121,8 +134,8 @@ class Search:
 
     def _score_baselines(self) -> None:
         for baseline in self.study.baselines():
-            if baseline.name in self.sources:
-                self.judge.refer(baseline.name, "dev", baseline.scores)
+            if baseline.name in self.sources and baseline.reason is None:
+                self.judge.refer(baseline.name, "dev", self.study.scores(baseline_items(baseline.name), baseline))
         known = {baseline.name for baseline in self.study.baselines() if baseline.reason is None}
         sources = [Job(name, recipe) for name, recipe in self.sources.items() if name not in known]
         uniform = [Job(name, recipe) for name, recipe in self.uniform.items() if name not in known]
@@ -142,23 +155,66 @@ class Search:
 
     def refer(self, sources: Sequence[Job], outcomes: Mapping[str, Outcome]) -> None:
         """Let gates be relative to these models. Raises ModelError when one of them could not be scored."""
+        self._refuse_failure(sources, outcomes)
         for job in sources:
-            outcome = outcomes[job.name]
-            if outcome.reason is not None:
-                raise ModelError("model cannot be scored", where=job.name, found=outcome.reason)
-            self.judge.refer(job.name, job.split, outcome.means)
+            self.judge.refer(job.name, job.split, outcomes[job.name].scores)
+
+    def _refuse_failure(self, jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> None:
+        for job in jobs:
+            reason = outcomes[job.name].reason
+            if reason is not None:
+                raise ModelError("model cannot be scored", where=job.name, found=reason)
+
+    def _prepare_race(self) -> bool:
+        """Find what the race goes by, from the record where it is known; False when the user stopped the search."""
+        if self.config.suite.racing is None:
+            return True
+        base = next(baseline for baseline in self.study.baselines() if baseline.name == BASE)
+        race = Race(self.config.suite, self._course, self.study.scores(baseline_items(BASE), base))
+        for note in race.notes:
+            self.progress.say(note)
+        if self._optimizer.asynchronous and not race.gated:
+            self.progress.say("no race: this optimizer's candidates race against gates only, and no gate can stop one")
+            return True
+        answers = self.study.notes().get(ANSWERS)
+        if answers is None:
+            jobs = [
+                Job(f"answers of {name}", recipe, items=race.answered, answers=True)
+                for name, recipe in self.sources.items()
+            ]
+            outcomes = self.evaluate_all(jobs)
+            if outcomes is None:
+                return False
+            self._refuse_failure(jobs, outcomes)
+            levels = [likelihood(outcome.scores, self.config.suite) for outcome in outcomes.values()]
+            floor = min((level for level in levels if level is not None), default=None)
+            evaluations = sum(outcome.item_evaluations for outcome in outcomes.values())
+            answers = {"floor": floor, "item_evaluations": evaluations}
+            self.study.note(ANSWERS, answers)
+        self._ladder = Ladder(self.config.suite, self.study, self.judge, race, answers["floor"])
+        return True
 
     def _generations(self) -> None:
         budget, first = self.config.budget.candidates, 0
         while first < budget:
             generation = self._optimizer.ask()
-            due = generation[: budget - first]
-            self.evaluate(self._due(first, due), self._finish, stopping=self._stopping)
-            candidates = self.study.candidates()[first : first + len(generation)]
-            if len(candidates) < len(generation) or any(each.state == "running" for each in candidates):
+            due = list(generation[: budget - first])
+            if not self._score(first, due) or len(due) < len(generation):
                 return
-            self._optimizer.tell(_told(candidates))
+            self._optimizer.tell(_told_generation(self.study.candidates()[first : first + len(generation)]))
             first += len(generation)
+
+    def _score(self, first: int, due: Sequence[Vector]) -> bool:
+        """Score candidates from number `first` on, rung by rung; whether all of them have their result."""
+        for rung in range(1, self._ladder.top + 1):
+            self.evaluate(self._due(first, due, rung), self._finish, stopping=self._stopping)
+            candidates = self.study.candidates()[first : first + len(due)]
+            running = [candidate for candidate in candidates if candidate.state == "running"]
+            if len(candidates) < len(due) or any(self._ladder.next_rung(candidate) <= rung for candidate in running):
+                return False
+            for number, result in self._ladder.losers(candidates, rung) if rung < self._ladder.top else ():
+                self._settled(self.study.finish(number, result))
+        return True
 
     def _one_by_one(self) -> None:
         recorded = self.study.candidates()
@@ -166,18 +222,18 @@ class Search:
             if candidate.state == "running":
                 self._optimizer.expect(np.array(candidate.x))
             else:
-                self._optimizer.tell(_told([candidate]))
+                self._optimizer.tell([_told(candidate)])
 
         def jobs() -> Iterator[Job]:
             for candidate in recorded:
-                yield from self._due(candidate.number, [np.array(candidate.x)])
+                yield from self._due(candidate.number, [np.array(candidate.x)], self._ladder.top)
             for number in range(len(recorded), self.config.budget.candidates):
-                yield from self._due(number, self._optimizer.ask())
+                yield from self._due(number, self._optimizer.ask(), self._ladder.top)
 
         self.evaluate(jobs(), self._finish, stopping=self._stopping)
 
-    def _due(self, first: int, vectors: Iterable[Vector]) -> Iterator[Job]:
-        """The jobs of the vectors from number `first` on that have no result yet; each is recorded as it is pulled."""
+    def _due(self, first: int, vectors: Iterable[Vector], rung: int) -> Iterator[Job]:
+        """The next jobs, up to a rung, of the vectors from number `first` on; each is recorded as it is pulled."""
         for number, x in enumerate(vectors, first):
             recorded = self.study.candidates()
             if number < len(recorded):
@@ -188,31 +244,51 @@ class Search:
                         where=f"candidate {number}",
                         remedy="resume with the versions in environment.json, or start a new study",
                     )
-                if candidate.state != "running":
+                if candidate.state != "running" or self._ladder.next_rung(candidate) > rung:
                     continue
-                if not self.study.retry(number):
-                    self._settled(self.study.candidate(number))
-                    continue
-                recipe = candidate.recipe
             else:
                 recipe = self._genome.recipe(x).to_yaml()
                 self.study.start(x.tolist(), self._genome.values(x), self._genome.space, recipe)
-            yield Job(f"candidate {number}", recipe, number=number)
+                self._dispatched.add(number)
+            job = self._next(number)
+            if job is not None:
+                yield job
 
-    def _finish(self, job: Job, outcome: Outcome) -> None:
+    def _next(self, number: int) -> Job | None:
+        """The next job of a running candidate; None for one that is stopped, or was interrupted too often."""
+        candidate = self.study.candidate(number)
+        if candidate.rungs and candidate.rungs[-1].stopped is not None:
+            self._settled(self.study.finish(number, candidate.rungs[-1]))
+            return None
+        if number not in self._dispatched and not self.study.retry(number):
+            self._settled(self.study.candidate(number))
+            return None
+        self._dispatched.add(number)
+        return self._ladder.job(candidate)
+
+    def _finish(self, job: Job, outcome: Outcome) -> Job | None:
+        """Record an outcome; the candidate's next job, unless it has its result or has to wait for its generation."""
         assert job.number is not None
-        self._settled(self.study.finish(job.number, self.judge(outcome, job.split), outcome.scores))
+        candidate = self.study.candidate(job.number)
+        rung = self._ladder.next_rung(candidate)
+        result, scores = self._ladder.result(candidate, job, outcome)
+        if rung == self._ladder.top or result.reason is not None:
+            self._settled(self.study.finish(job.number, result, scores))
+            return None
+        self.study.climb(job.number, result, scores)
+        waiting = rung > 0 and result.stopped is None and not self._optimizer.asynchronous
+        return None if waiting else self._next(job.number)
 
     def _settled(self, candidate: Candidate) -> None:
         """A candidate has its result."""
         if self._optimizer.asynchronous:
-            self._optimizer.tell(_told([candidate]))
+            self._optimizer.tell([_told(candidate)])
         if candidate.reason is not None:
             self.progress.say(f"candidate {candidate.number} failed: {candidate.reason}")
         self._refuse_endless_failure(candidate)
         self._tell_best()
         limit = self.config.budget.hours
-        self.progress.candidate_done(None if limit is None else 3600 * (limit - self.study.hours))
+        self.progress.candidate_done(None if limit is None else 3600 * (limit - self.study.hours), candidate.cached)
 
     def _refuse_endless_failure(self, candidate: Candidate) -> None:
         """Something that fails every candidate is not theirs: a disk is gone, or the space makes no sense."""
@@ -257,9 +333,11 @@ def _cleared(candidate: Candidate) -> str:
     return f"{sum(candidate.gates.values())}/{len(candidate.gates)}"
 
 
-def _told(candidates: Sequence[Candidate]) -> list[Told]:
-    ranked = ranks([Standing(candidate.objective, candidate.violation) for candidate in candidates])
-    return [
-        Told(np.array(candidate.x), rank, candidate.objective, tuple(candidate.violations.values()))
-        for candidate, rank in zip(candidates, ranked, strict=True)
-    ]
+def _told(candidate: Candidate, rank: float = 0.0) -> Told:
+    return Told(np.array(candidate.x), rank, candidate.objective, tuple(candidate.violations.values()))
+
+
+def _told_generation(candidates: Sequence[Candidate]) -> list[Told]:
+    # part of the items makes a rank among those that had the same, but no objective to compare with other generations'
+    known = [each if each.stopped is None else replace(each, objective=None, violations={}) for each in candidates]
+    return list(map(_told, known, ranks([standing(candidate) for candidate in candidates])))

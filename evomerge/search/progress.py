@@ -26,6 +26,7 @@ class SearchProgress:
     def __init__(self, total: int, done: int, *, every: float = 30.0) -> None:
         self.console = Console(stderr=True)
         self._started, self._first, self._done, self._total = time.monotonic(), done, done, total
+        self._cached = 0
         self._every, self._printed = every, float("-inf")
         self._best = "no candidate yet"
         self._bar = Progress(
@@ -62,21 +63,23 @@ class SearchProgress:
         """What the best candidate is by now."""
         self._best = description
 
-    def candidate_done(self, seconds_left: float | None) -> None:
+    def candidate_done(self, seconds_left: float | None, cached: bool = False) -> None:
         """Count one more candidate.
 
         Args:
             seconds_left: until the budget of hours is used up; None without one.
+            cached: its scores were known, so it does not count for the rate.
         """
         self._done += 1
+        self._cached += cached
         now = time.monotonic()
         fresh = self._done - self._first
         rate = ""
         if fresh >= SETTLED:
-            per_hour = 3600 * fresh / max(now - self._started, 1e-9)
-            left = (self._total - self._done) / per_hour * 3600
+            seconds = max(now - self._started, 1e-9)
+            left = (self._total - self._done) * seconds / fresh
             left = left if seconds_left is None else max(0.0, min(left, seconds_left))
-            rate = f"{per_hour:,.0f}/h, {_duration(left)} left"
+            rate = f"{3600 * (fresh - self._cached) / seconds:,.0f}/h, {_duration(left)} left"
         self._bar.update(self._task, completed=self._done, rate=rate, best=self._best)
         if self._bar.disable and (now - self._printed > self._every or self._done == self._total):
             self._printed = now

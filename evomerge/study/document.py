@@ -1,5 +1,7 @@
 """Studies as documents: what `show --json` and `studies --json` print and what the dashboard shows."""
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -7,8 +9,11 @@ from pydantic import BaseModel, ConfigDict
 
 from evomerge.errors import OneLineError
 from evomerge.study.folder import folders_in
-from evomerge.study.results import Baseline, Candidate, Finalist, Result, State
+from evomerge.study.results import Baseline, Candidate, Finalist, Range, Result, State
 from evomerge.study.view import StudyState, StudyView
+from fitness.confidence import Estimate, combine
+
+Triple: TypeAlias = tuple[float, float, float]
 
 
 class _Document(BaseModel):
@@ -21,21 +26,42 @@ class ResultDocument(_Document):
 
     Attributes:
         scores: task -> score, in the task's own unit.
+        intervals: task -> (low, high) of its score with 95 % confidence; a task whose metric has none is left out.
         gates: task -> whether its gate is cleared.
         violations: task -> relative miss of its gate; zero or less clears it.
-        feasible: scored, and every gate cleared.
+        limits: task -> what was held against its gate in place of the score, where the gate asks for confidence.
+        feasible: scored on all items, and every gate cleared.
         objective: higher is better; null when it failed or is running.
+        objective_interval: (low, high) with 95 % confidence; winners are chosen by the lower limit.
         seconds: merging and scoring.
+        cached: its scores were known from an equal recipe, so that nothing was merged or scored.
         reason: why it failed.
+        stopped: why a race stopped it: its scores are then over part of the items; null if none did.
+        rung: how many rungs of the race it was scored on, null without a race.
+        item_evaluations: how many documents were scored for it, over all tasks.
     """
 
     scores: dict[str, float]
+    intervals: dict[str, Range]
     gates: dict[str, bool]
     violations: dict[str, float]
+    limits: dict[str, float]
     feasible: bool
     objective: float | None
+    objective_interval: Range | None
     seconds: float | None
+    cached: bool
     reason: str | None
+    stopped: str | None
+    rung: int | None
+    item_evaluations: int
+
+    @property
+    def floor(self) -> float:
+        """What winners are chosen by; see `Result.floor`."""
+        if self.objective is None:
+            return -math.inf
+        return self.objective if self.objective_interval is None else self.objective_interval[0]
 
 
 class CandidateDocument(ResultDocument):
@@ -64,19 +90,45 @@ class BaselineDocument(ResultDocument):
 
 
 class FinalistDocument(ResultDocument):
-    """A candidate or a baseline on holdout; `number` is null for a baseline."""
+    """A candidate or a baseline on holdout.
+
+    Attributes:
+        number: of the candidate, null for a baseline.
+        optimism: (dev minus holdout, low, high) of a candidate's objective, with 95 % confidence; null if not known.
+    """
 
     name: str
     number: int | None
+    optimism: Triple | None
+
+
+class DifferenceDocument(_Document):
+    """How far a candidate is ahead of a baseline over the same documents.
+
+    Attributes:
+        candidate: its number.
+        rival: the name of the baseline: the parent with the best objective on dev, or the uniform merge.
+        objective: (difference, low, high) of the objective, with 95 % confidence.
+        tasks: task -> the same of its score, in its unit; a task whose metric has no interval is left out.
+    """
+
+    candidate: int
+    rival: str
+    split: Literal["dev", "holdout"]
+    objective: Triple
+    tasks: dict[str, Triple]
 
 
 class StudyDocument(_Document):
     """A study. Keys may be added, not renamed.
 
     Attributes:
-        best: the candidate that export hands over, null if there is none: the feasible one with the highest objective
-            on dev; once the finalists have met the holdout, the first of them that clears every gate there too.
+        best: the candidate that export hands over, null if there is none: the feasible one whose objective on dev has
+            the highest lower limit; once the finalists have met the holdout, the first of them that clears every gate
+            there too.
+        differences: of the finalists to the best parent and to the uniform merge; empty until the search has ended.
         hours: of search, over all sessions.
+        item_evaluations: how many documents were scored, over all tasks and recipes.
         benchmarks: public ones that steered the search: its scores on them are no benchmark results.
     """
 
@@ -84,9 +136,11 @@ class StudyDocument(_Document):
     state: StudyState
     best: CandidateDocument | None
     hours: float
+    item_evaluations: int
     benchmarks: tuple[str, ...]
     baselines: tuple[BaselineDocument, ...]
     finalists: tuple[FinalistDocument, ...]
+    differences: tuple[DifferenceDocument, ...]
     candidates: tuple[CandidateDocument, ...]
 
 
@@ -117,16 +171,18 @@ StudyEntry: TypeAlias = StudySummary | BrokenStudy
 
 def study_document(study: StudyView) -> StudyDocument:
     """The document of a study as it is now."""
-    winner = study.winner
+    winner, candidates = study.winner, study.candidates()
     return StudyDocument(
         study=study.name,
         state=study.state,
         best=None if winner is None else _candidate(winner),
         hours=study.hours,
+        item_evaluations=study.item_evaluations,
         benchmarks=study.benchmarks,
         baselines=tuple(map(_baseline, study.baselines())),
-        finalists=tuple(map(_finalist, study.finalists())),
-        candidates=tuple(map(_candidate, study.candidates())),
+        finalists=tuple(_finalist(finalist, candidates) for finalist in study.finalists()),
+        differences=tuple(DifferenceDocument(**vars(difference)) for difference in study.differences()),
+        candidates=tuple(map(_candidate, candidates)),
     )
 
 
@@ -168,12 +224,19 @@ def _entry(folder: Path) -> StudyEntry:
 def _result(result: Result) -> ResultDocument:
     return ResultDocument(
         scores=dict(result.scores),
+        intervals=dict(result.intervals),
         gates=result.gates,
         violations=dict(result.violations),
+        limits=dict(result.limits),
         feasible=result.feasible,
         objective=result.objective,
+        objective_interval=result.objective_interval,
         seconds=result.seconds,
+        cached=result.cached,
         reason=result.reason,
+        stopped=result.stopped,
+        rung=result.rung,
+        item_evaluations=result.item_evaluations,
     )
 
 
@@ -191,5 +254,23 @@ def _baseline(baseline: Baseline) -> BaselineDocument:
     return BaselineDocument(**_result(baseline).model_dump(), name=baseline.name, recipe=baseline.recipe)
 
 
-def _finalist(finalist: Finalist) -> FinalistDocument:
-    return FinalistDocument(**_result(finalist).model_dump(), name=finalist.name, number=finalist.number)
+def _finalist(finalist: Finalist, candidates: Sequence[Candidate]) -> FinalistDocument:
+    dev = None if finalist.number is None else candidates[finalist.number]
+    return FinalistDocument(
+        **_result(finalist).model_dump(),
+        name=finalist.name,
+        number=finalist.number,
+        optimism=None if dev is None else _optimism(dev, finalist),
+    )
+
+
+def _optimism(dev: Result, holdout: Result) -> Triple | None:
+    """By how much dev was better than holdout; their documents differ, so their doubts add up."""
+    if dev.objective is None or dev.objective_interval is None:
+        return None
+    if holdout.objective is None or holdout.objective_interval is None:
+        return None
+    low, high = holdout.objective_interval
+    return combine(
+        [(1, Estimate(dev.objective, *dev.objective_interval)), (1, Estimate(-holdout.objective, -high, -low))]
+    )

@@ -81,7 +81,7 @@ def make_folder(path: Path) -> None:
 
 
 def caution(study: StudyView, candidate: Candidate) -> str | None:
-    """What speaks against handing over a candidate, in one line: the gates it misses; None if it clears them all."""
+    """What speaks against handing over a candidate, in one line: a gate that it misses, or a race that stopped it."""
     finalist = next((each for each in study.finalists() if each.number == candidate.number), None)
     faults = [] if candidate.feasible else [_fault(candidate, "dev")]
     if finalist is not None and not finalist.feasible:
@@ -102,7 +102,8 @@ def nothing_feasible(study: StudyView) -> NothingFeasibleError:
             remedy=f"{resume}, or start a study with a wider genome",
         )
     scored = [candidate for candidate in candidates if candidate.objective is not None]
-    nearest = min(scored, key=lambda each: each.violation, default=None)
+    # one that a race stopped may clear every gate so far
+    nearest = min((each for each in scored if each.missed), key=lambda each: each.violation, default=None)
     found = f"{len(scored)} scored candidates"
     if nearest is not None:
         found += f", the nearest is number {nearest.number}, which misses {', '.join(nearest.missed)}"
@@ -117,4 +118,6 @@ def nothing_feasible(study: StudyView) -> NothingFeasibleError:
 def _fault(result: Result, split: str) -> str:
     if result.objective is None:
         return f"failed on {split}: {result.reason}" if result.reason else f"has no score on {split} yet"
+    if result.stopped is not None:
+        return f"was stopped on {split}: {result.stopped}"
     return f"misses {', '.join(result.missed)} on {split}"

@@ -9,12 +9,14 @@ from typing import Any
 import plotly.graph_objects as go
 
 from evomerge.study.document import BaselineDocument, CandidateDocument, StudyDocument
+from evomerge.study.results import Range
 from evomerge.study.verdict import best_result
 
 _FEASIBLE, _GREY, _BEST, _BASELINE = "#3b82c4", "#999999", "#2a9d63", "#e08e0b"
 _BOUND, _TEXT = "#d1495b", "#767676"
 _REFERENCES = ("#e08e0b", "#b565a7", "#17a2a2", "#8c6d31", "#7a68d8", "#c05a2c")
 _GRID = "rgba(128,128,128,0.22)"
+_BAR = "rgba(128,128,128,0.45)"
 _STOPS = 32  # of a reference line: Plotly tells its name near its points only
 
 
@@ -42,19 +44,21 @@ class TaskFacts:
 
 
 def best_so_far(candidates: Iterable[CandidateDocument]) -> list[tuple[int, float]]:
-    """(number, highest objective of the feasible candidates up to it) for each scored one from the first feasible on.
+    """(number, objective of the best feasible candidate up to it) for each scored one from the first feasible on.
+
+    The best is the one whose objective has the highest lower limit, as winners are chosen: the line may fall.
 
     Args:
         candidates: by number.
     """
     line: list[tuple[int, float]] = []
-    best = -math.inf
+    best: CandidateDocument | None = None
     for candidate in candidates:
         if candidate.objective is not None:
-            if candidate.feasible:
-                best = max(best, candidate.objective)
-            if best > -math.inf:
-                line.append((candidate.number, best))
+            if candidate.feasible and (best is None or candidate.floor > best.floor):
+                best = candidate
+            if best is not None and best.objective is not None:
+                line.append((candidate.number, best.objective))
     return line
 
 
@@ -72,7 +76,7 @@ def objective_figure(study: StudyDocument) -> go.Figure:
     if top is not None:
         line = _level(top.objective, last, _label(top), {"color": _BASELINE, "width": 2, "dash": "dash"})
         figure.add_trace(line.update(name=escape(f"best baseline: {top.name}")))
-    _add_candidates(figure, [(candidate, candidate.objective, _label(candidate)) for candidate in scored])
+    _add_candidates(figure, [(each, each.objective or 0.0, each.objective_interval, _label(each)) for each in scored])
     so_far = best_so_far(study.candidates)
     figure.add_trace(
         go.Scatter(
@@ -111,29 +115,52 @@ def task_figure(study: StudyDocument, task: TaskFacts) -> go.Figure:
         name = escape(f"gate {task.gate}")
         style = {"color": _BOUND, "width": 2, "dash": "dash"}
         figure.add_trace(_level(task.bound, last, f"{name}<br>{task.bound:.4f}", style).update(name=name))
-    scored = [(each, each.scores[task.name]) for each in study.candidates if each.objective is not None]
-    _add_candidates(figure, [(each, y, f"{escape(task.name)} {y:.4f}<br>{_label(each)}") for each, y in scored])
+    points = []
+    for each in study.candidates:
+        if each.objective is not None:
+            y, interval = each.scores[task.name], each.intervals.get(task.name)
+            points.append((each, y, interval, f"{escape(task.name)} {_told(y, interval)}<br>{_label(each)}"))
+    _add_candidates(figure, points)
     return figure
 
 
-def _add_candidates(figure: go.Figure, points: Sequence[tuple[CandidateDocument, float | None, str]]) -> None:
-    """Two traces of markers from (candidate, y, what it tells): the infeasible ones in grey, and the feasible ones."""
-    for feasible, name, marker in (
+def _add_candidates(figure: go.Figure, points: Sequence[tuple[CandidateDocument, float, Range | None, str]]) -> None:
+    """Traces of markers from (candidate, y, its interval, what it tells): those that a race stopped, whose y is over
+    part of the items, the infeasible ones, and the feasible ones."""
+    for kind, name, marker in (
+        (None, "stopped early", {"color": _GREY, "size": 5, "opacity": 0.5, "symbol": "circle-open"}),
         (False, "misses a gate", {"color": _GREY, "size": 7, "opacity": 0.75, "symbol": "x-thin-open"}),
         (True, "feasible", {"color": _FEASIBLE, "size": 7}),
     ):
-        of_kind = [point for point in points if point[0].feasible is feasible]
+        of_kind = [point for point in points if (point[0].feasible if point[0].stopped is None else None) is kind]
         if of_kind:
-            candidates, y, text = zip(*of_kind, strict=True)
+            candidates, y, intervals, text = zip(*of_kind, strict=True)
             x = [candidate.number for candidate in candidates]
-            figure.add_trace(
-                go.Scatter(name=name, x=x, y=y, text=text, mode="markers", marker=marker, hoverinfo="text")
-            )
+            trace = go.Scatter(name=name, x=x, y=y, text=text, mode="markers", marker=marker, hoverinfo="text")
+            if any(intervals):
+                trace.update(error_y=_bars(y, intervals))
+            figure.add_trace(trace)
+
+
+def _bars(y: Sequence[float], intervals: Sequence[Range | None]) -> dict[str, Any]:
+    """Thin error bars; none where there is no interval or where it has no end."""
+    ends = [(value, *(interval or (value, value))) for value, interval in zip(y, intervals, strict=True)]
+    up, down = [high - value for value, _, high in ends], [value - low for value, low, _ in ends]
+    finite = {"array": [_finite(each) for each in up], "arrayminus": [_finite(each) for each in down]}
+    return {"type": "data", "symmetric": False, **finite, "thickness": 1, "width": 0, "color": _BAR}
+
+
+def _finite(length: float) -> float:
+    return length if math.isfinite(length) else 0.0
+
+
+def _told(value: float | None, interval: Range | None) -> str:
+    return f"{value:.4f}" + ("" if interval is None else f" [{interval[0]:.4f}, {interval[1]:.4f}]")
 
 
 def _label(result: CandidateDocument | BaselineDocument) -> str:
     name = f"candidate {result.number}" if isinstance(result, CandidateDocument) else result.name
-    lines = [name, f"objective {result.objective:.4f}"]
+    lines = [name, f"objective {_told(result.objective, result.objective_interval)}"]
     missed = [task for task, cleared in result.gates.items() if not cleared]
     return "<br>".join(map(escape, lines + ([f"misses {', '.join(missed)}"] if missed else [])))
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel, ConfigDict
 
 from evomerge.errors import StudyError
-from evomerge.study.results import Candidate, Finalist
+from evomerge.study.results import Candidate, Finalist, Range
 from fitness.validation import validated
 
 PACKAGES = ("evomerge", "torch", "transformers", "tokenizers", "safetensors", "lm-eval", "datasets", "optuna", "cma")
@@ -140,6 +140,7 @@ class Holdout(_Document):
     """What a recipe scored on the documents that the search did not see."""
 
     scores: dict[str, float]
+    intervals: dict[str, Range]
     gates: dict[str, bool]
     objective: float | None
 
@@ -152,6 +153,7 @@ class Provenance(_Document):
         candidate: its number in the study.
         benchmarks: public ones that steered the search: its scores on them are no benchmark results.
         scores: on dev, in each task's own unit.
+        intervals: task -> (low, high) of its score with 95 % confidence.
         config: of the study, resolved.
     """
 
@@ -162,6 +164,7 @@ class Provenance(_Document):
     objective: float | None
     feasible: bool
     scores: dict[str, float]
+    intervals: dict[str, Range]
     gates: dict[str, bool]
     holdout: Holdout | None
     environment: Environment
@@ -195,6 +198,7 @@ def provenance(
         objective=candidate.objective,
         feasible=candidate.feasible,
         scores=dict(candidate.scores),
+        intervals=dict(candidate.intervals),
         gates=candidate.gates,
         holdout=None if finalist is None else _holdout(finalist),
         environment=environment,
@@ -203,7 +207,12 @@ def provenance(
 
 
 def _holdout(finalist: Finalist) -> Holdout:
-    return Holdout(scores=dict(finalist.scores), gates=finalist.gates, objective=finalist.objective)
+    return Holdout(
+        scores=dict(finalist.scores),
+        intervals=dict(finalist.intervals),
+        gates=finalist.gates,
+        objective=finalist.objective,
+    )
 
 
 def _version(package: str) -> str | None:

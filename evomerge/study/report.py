@@ -18,10 +18,10 @@ from evomerge.study.document import (
 )
 from evomerge.study.figures import TaskFacts, objective_figure, task_figure
 from evomerge.study.folder import replace_file
-from evomerge.study.verdict import ranked, verdict
+from evomerge.study.verdict import evidence, ranked, signed, verdict
 from evomerge.study.view import StudyView
-from fitness.gates import judge
-from fitness.suite import BASE, SuiteConfig
+from fitness.gates import bounds
+from fitness.suite import SuiteConfig
 
 SHOWN = 30  # candidates in the table of gates
 # named one by one: Plotly's own choice holds one that uploads the plot to its makers
@@ -84,12 +84,16 @@ def report(study: StudyView) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
+    jinja.filters["signed"] = lambda difference: "–" if difference is None else signed(difference)
+    jinja.filters["interval"] = lambda ends: "" if ends is None else f"[{ends[0]:.4f}, {ends[1]:.4f}]"
     jinja.filters["number"] = lambda value: "–" if value is None else f"{value:.4f}"
     return jinja.get_template("report.html.jinja").render(
         study=document,
         tasks=tasks,
         recipe=None if document.best is None else study.candidate(document.best.number).recipe,
         verdict=verdict(document),
+        evidence=evidence(document),
+        candidates={candidate.number: candidate for candidate in document.candidates},
         ranked=ranked(document.candidates)[:SHOWN],
         failures=failures(document),
         environment=study.environment,
@@ -109,10 +113,10 @@ def task_facts(study: StudyView, document: StudyDocument) -> tuple[TaskFacts, ..
     references = {
         each.name: each.scores for each in document.baselines if each.objective is not None and _is_source(each)
     }
-    bounds: dict[str, float] = {}
+    resolved: dict[str, float] = {}
     # the best parent is not known before all are
     if len(references) == 1 + len(config.models.parents):
-        bounds = {gate.task: gate.bound for gate in judge(references[BASE], config.suite, references)}
+        resolved = {task: bound for task, (bound, _) in bounds(config.suite, references).items()}
     return tuple(
         TaskFacts(
             name=task.name,
@@ -120,7 +124,7 @@ def task_facts(study: StudyView, document: StudyDocument) -> tuple[TaskFacts, ..
             higher_is_better=facts[task.name]["higher_is_better"] if task.name in facts else None,
             weight=task.weight,
             gate=None if task.gate is None else str(task.gate),
-            bound=bounds.get(task.name),
+            bound=resolved.get(task.name),
             references={model: scores[task.name] for model, scores in references.items()},
         )
         for task in config.suite.tasks

@@ -24,7 +24,7 @@ from evomerge.study.items import baseline_items, candidate_items, holdout_items,
 from evomerge.study.journal import recording, remove_stale_lock, repair
 from evomerge.study.lock import StudyLock
 from evomerge.study.provenance import Environment, provenance
-from evomerge.study.results import Baseline, Candidate, Result, result_document
+from evomerge.study.results import Baseline, Candidate, Result, result_document, rung_key
 from evomerge.study.view import StudyView, open_storage
 from fitness.items import Scores
 
@@ -163,10 +163,34 @@ class Study(StudyView):
             self._storage.set_trial_user_attr(trial_id, "attempts", attempts + 1)
         return True
 
+    def climb(self, number: int, result: Result, items: Scores | None = None) -> Candidate:
+        """Record how a running candidate stands on a rung that is not the last.
+
+        Args:
+            number: of the candidate.
+            result: over the items of all rungs so far, its costs summed over them.
+            items: per-item scores of all rungs so far.
+
+        Returns:
+            The candidate as recorded: what the race decides by, now and after any interruption.
+
+        Raises:
+            RuntimeError: it is not running.
+            StudyError: the disk or the database cannot be written.
+        """
+        trial_id, key = self._running(number), rung_key(len(self.candidate(number).rungs))
+        if items:
+            self._write_items(candidate_items(number), items)
+        with self._recording():
+            record = result_document(result) | {"elapsed": self._elapsed}
+            self._storage.set_trial_user_attr(trial_id, key, record)
+        return self.candidate(number)
+
     def finish(self, number: int, result: Result, items: Scores | None = None) -> Candidate:
         """Record what became of a running candidate, and put its recipe in best.yaml if it is the best so far.
 
-        A result that cannot be ranked (no objective, or one that is not finite) becomes a failure.
+        A result that cannot be ranked (no objective, or one that is not finite) becomes a failure. One that a race
+        stopped is a pruned trial: Optuna's own tools do not take it for the best either.
 
         Returns:
             The candidate as recorded: what the optimizer is to be told, now and at any replay.
@@ -182,7 +206,9 @@ class Study(StudyView):
         outcome = result_document(result) | {"elapsed": self._elapsed}
         with self._recording():
             self._storage.set_trial_user_attr(trial_id, "outcome", outcome)
-            if result.objective is None:
+            if result.reason is None and result.stopped is not None:
+                self._storage.set_trial_state_values(trial_id, TrialState.PRUNED)
+            elif result.objective is None:
                 self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
             else:
                 if result.violations:

@@ -1,6 +1,6 @@
 """Studies as tables for a terminal."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.console import RenderableType
 from rich.syntax import Syntax
@@ -8,7 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from evomerge.study.document import CandidateDetail, ResultDocument, StudyDocument, StudyEntry, StudySummary
-from evomerge.study.verdict import ranked, verdict
+from evomerge.study.results import Range
+from evomerge.study.verdict import evidence, ranked, verdict
 
 SHOWN = 15  # candidates that the table of a study holds
 
@@ -34,6 +35,8 @@ def study_table(study: StudyDocument) -> Sequence[RenderableType]:
     failed = sum(candidate.state == "failed" for candidate in study.candidates)
     feasible = sum(candidate.feasible for candidate in study.candidates)
     head = f"{study.study}: {study.state}, {len(study.candidates)} candidates, {feasible} feasible, {failed} failed"
+    if stopped := sum(candidate.stopped is not None for candidate in study.candidates):
+        head += f", {stopped} stopped early"
     title = Text(f"{head}, {study.hours:.2f} h", style="bold")
     return [*_warning(study), title, _table("dev", rows), *_ending(study)]
 
@@ -45,7 +48,8 @@ def ending_table(study: StudyDocument) -> Sequence[RenderableType]:
 
 def candidate_table(candidate: CandidateDetail) -> Sequence[RenderableType]:
     """A candidate's scores on dev and holdout, and its recipe."""
-    rows: list[tuple[str, ResultDocument]] = [(f"dev ({candidate.state})", candidate)]
+    state = candidate.state if candidate.stopped is None else f"stopped: {candidate.stopped}"
+    rows: list[tuple[str, ResultDocument]] = [(f"dev ({state})", candidate)]
     if candidate.holdout is not None:
         rows.append(("holdout", candidate.holdout))
     recipe = Syntax(candidate.recipe, "yaml", background_color="default")
@@ -64,24 +68,40 @@ def _ending(study: StudyDocument) -> Sequence[RenderableType]:
         (finalist.name if finalist.number is None else f"candidate {finalist.number}", finalist)
         for finalist in study.finalists
     ]
-    return [*([_table("holdout", rows)] if rows else []), Text(verdict(study).text)]
+    return [*([_table("holdout", rows)] if rows else []), Text(" ".join([verdict(study).text, *evidence(study)]))]
 
 
 def _table(title: str, rows: Sequence[tuple[str, ResultDocument]]) -> Table:
     """One row for each result: its score on each task, its objective, and how many gates it clears."""
     tasks = list(dict.fromkeys(task for _, result in rows for task in result.scores))
-    table = Table(title, *tasks, "objective", "gates", box=None)
+    doubts = any(result.objective_interval for _, result in rows)
+    limits = any(result.limits for _, result in rows)
+    notes = ["±: to the farther limit of a 95 % interval"] * doubts + ["in brackets: held against a gate"] * limits
+    table = Table(title, *tasks, "objective", "gates", box=None, caption="; ".join(notes) or None)
+    table.caption_justify = "left"
+    table.columns[0].overflow = "fold"
     for name, result in rows:
         if result.objective is None:
-            table.add_row(Text(name), *["-"] * (len(tasks) + 1), Text(result.reason or "running"))
+            ended = result.reason or result.stopped or "running"
+            table.add_row(Text(name), *["-"] * (len(tasks) + 1), Text(ended))
             continue
-        cells = [_score(task, result.scores, result.gates) for task in tasks]
+        cells = [_score(task, result) for task in tasks]
         cleared = f"{sum(result.gates.values())}/{len(result.gates)}"
         style = "green" if result.feasible else "red"
-        table.add_row(Text(name), *cells, f"{result.objective:.4f}", Text(cleared, style))
+        objective = _value(result.objective, result.objective_interval)
+        table.add_row(Text(name), *cells, objective, Text(cleared, style))
     return table
 
 
-def _score(task: str, scores: Mapping[str, float], gates: Mapping[str, bool]) -> Text:
-    style = "" if task not in gates else "green" if gates[task] else "red"
-    return Text(f"{scores[task]:.4f}" + ("" if gates.get(task, True) else " !"), style)
+def _score(task: str, result: ResultDocument) -> Text:
+    style = "" if task not in result.gates else "green" if result.gates[task] else "red"
+    limit = f" ({result.limits[task]:.4f})" if task in result.limits else ""
+    missed = "" if result.gates.get(task, True) else " !"
+    return Text(_value(result.scores[task], result.intervals.get(task)) + limit + missed, style)
+
+
+def _value(value: float, interval: Range | None) -> str:
+    if interval is None:
+        return f"{value:.4f}"
+    reach = f"{max(value - interval[0], interval[1] - value):.3f}"
+    return f"{value:.4f} ±{reach.removeprefix('0')}"

@@ -44,14 +44,41 @@ def verdict(study: StudyDocument) -> Verdict:
     return Verdict(f"{compared.text} It has not been scored on holdout.", compared.good)
 
 
+def evidence(study: StudyDocument) -> list[str]:
+    """How sure the lead of the candidate to export is, and how far dev flattered it, in sentences."""
+    best = study.best
+    if best is None:
+        return []
+    sentences = []
+    for each in study.differences:
+        if each.candidate == best.number:
+            kind = "the plain uniform merge" if each.rival == "uniform" else f"the best parent ({each.rival})"
+            doubt = "" if each.objective[1] > 0 or each.objective[2] < 0 else ", which may be chance"
+            where = "holdout documents" if each.split == "holdout" else "dev documents, which steered the search,"
+            sentences.append(f"Over the same {where} it leads {kind} by {signed(each.objective)}{doubt}.")
+    for finalist in study.finalists:
+        if finalist.number == best.number and finalist.optimism is not None:
+            sentences.append(
+                f"Dev was kinder to it than holdout by {signed(finalist.optimism)}: the winner's optimism."
+            )
+    return sentences
+
+
+def signed(difference: tuple[float, float, float]) -> str:
+    """A difference with its interval, as text."""
+    value, low, high = difference
+    return f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"
+
+
 def ranked(candidates: Iterable[CandidateDocument]) -> list[CandidateDocument]:
-    """The scored candidates: feasible ones by objective, then the others by how far they miss their gates."""
+    """Those scored on all items: feasible ones by the objective's lower limit, then the others by how far they miss."""
 
     def place(candidate: CandidateDocument) -> tuple[bool, float, float, int]:
         missed = violation(candidate.violations.values())
-        return (not candidate.feasible, missed, -(candidate.objective or 0.0), candidate.number)
+        return (not candidate.feasible, missed, -candidate.floor, candidate.number)
 
-    return sorted((candidate for candidate in candidates if candidate.objective is not None), key=place)
+    whole = (each for each in candidates if each.objective is not None and each.stopped is None)
+    return sorted(whole, key=place)
 
 
 def best_result(results: Iterable[R]) -> R | None:

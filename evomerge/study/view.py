@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import fields
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +17,8 @@ from evomerge.study.items import read_items
 from evomerge.study.journal import open_database, open_journal, reading
 from evomerge.study.lock import Holder, holder
 from evomerge.study.provenance import Environment
-from evomerge.study.results import Baseline, Candidate, Finalist, Result, State
+from evomerge.study.results import ANSWERS, Baseline, Candidate, Difference, Finalist, Result, State, rung_key
+from fitness.items import Scores, TaskScores
 
 StudyState = Literal["running", "interrupted", "finished"]
 
@@ -23,6 +26,7 @@ _STATES: dict[TrialState, State] = {
     TrialState.RUNNING: "running",
     TrialState.COMPLETE: "complete",
     TrialState.FAIL: "failed",
+    TrialState.PRUNED: "complete",
 }
 
 # Optuna's own tools can end a trial, too
@@ -87,7 +91,7 @@ class StudyView:
     @property
     def hours(self) -> float:
         """Hours of search until the last record, over all sessions."""
-        seconds = [_outcome(trial).get("elapsed", 0.0) for trial in self._trials()]
+        seconds = [step["elapsed"] for trial in self._trials() for step in (*_rungs(trial), _outcome(trial)) if step]
         seconds += [record["elapsed"] for record in self._records("baseline:", "finalist:", "note:")]
         return max(seconds, default=0.0) / 3600
 
@@ -115,10 +119,10 @@ class StudyView:
 
     @property
     def best(self) -> Candidate | None:
-        """The feasible candidate with the highest objective on dev, the earliest among equals."""
+        """The feasible candidate whose objective on dev has the highest lower limit, the earliest among equals."""
         return max(
             (candidate for candidate in self.candidates() if candidate.feasible),
-            key=lambda candidate: (candidate.objective, -candidate.number),
+            key=lambda candidate: (candidate.floor, -candidate.number),
             default=None,
         )
 
@@ -154,6 +158,19 @@ class StudyView:
         """What else the search has recorded: name -> JSON value."""
         return {record["name"]: record["value"] for record in self._records("note:")}
 
+    def differences(self) -> tuple[Difference, ...]:
+        """How far the finalists are ahead of the best parent and of the uniform merge; empty until they have ended."""
+        return tuple(
+            Difference(
+                **record
+                | {
+                    "objective": tuple(record["objective"]),
+                    "tasks": {task: tuple(each) for task, each in record["tasks"].items()},
+                }
+            )
+            for record in self.notes().get("differences", ())
+        )
+
     @property
     def benchmarks(self) -> tuple[str, ...]:
         """The public benchmarks that steered the search, each as "task: data set (split)"."""
@@ -174,6 +191,32 @@ class StudyView:
         """task -> {metric: str, higher_is_better: bool}; empty until something was scored."""
         tasks: dict[str, dict[str, Any]] = self._attributes().get("tasks", {})
         return tasks
+
+    def scores(self, name: str, result: Result) -> Scores:
+        """What was scored, with its items.
+
+        Args:
+            name: that `items` knows.
+            result: its result.
+
+        Raises:
+            StudyError: there are no items, or the file is damaged.
+        """
+        return {
+            task: TaskScores(
+                task, doc_ids=tuple(items), values=tuple(items.values()), score=score, **self.tasks()[task]
+            )
+            for task, items in self.items(name).items()
+            if (score := result.scores.get(task)) is not None
+        }
+
+    @property
+    def item_evaluations(self) -> int:
+        """How many documents were scored in this study, over all tasks and recipes."""
+        candidates = [(each, *each.rungs)[-1 if each.state == "running" else 0] for each in self.candidates()]
+        answers = self.notes().get(ANSWERS, {"item_evaluations": 0})
+        scored = (*candidates, *self.baselines(), *self.finalists())
+        return sum((each.item_evaluations for each in scored), answers["item_evaluations"])
 
     def _trials(self) -> list[FrozenTrial]:
         with reading(self.folder.journal):
@@ -199,7 +242,8 @@ def open_storage(folder: StudyFolder, config: Mapping[str, Any]) -> BaseStorage:
 
 def _candidate(trial: FrozenTrial) -> Candidate:
     attributes, state = trial.user_attrs, _STATES.get(trial.state)
-    if state is None or not {"x", "recipe"} <= attributes.keys():
+    pruned = trial.state is TrialState.PRUNED and "outcome" not in attributes
+    if state is None or pruned or not {"x", "recipe"} <= attributes.keys():
         raise StudyError("trial was not written by evomerge", where=f"trial {trial.number}", found=trial.state.name)
     return Candidate(
         **(_fields(attributes.get("outcome", _FOREIGN)) if state != "running" else {}),
@@ -209,6 +253,7 @@ def _candidate(trial: FrozenTrial) -> Candidate:
         genome=trial.params,
         recipe=attributes["recipe"],
         attempts=attributes.get("attempts", 1),
+        rungs=tuple(Result(**_fields(record)) for record in _rungs(trial)),
     )
 
 
@@ -217,5 +262,14 @@ def _outcome(trial: FrozenTrial) -> dict[str, Any]:
     return outcome
 
 
+def _rungs(trial: FrozenTrial) -> list[dict[str, Any]]:
+    attributes = trial.user_attrs
+    return [attributes[rung_key(rung)] for rung in takewhile(lambda rung: rung_key(rung) in attributes, count())]
+
+
 def _fields(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: record[key] for key in ("scores", "violations", "objective", "timings", "reason")}
+    # a study of an older evomerge does not have them all
+    found = {field.name: record[field.name] for field in fields(Result) if field.name in record}
+    if (interval := found.get("objective_interval")) is not None:  # JSON has no tuples
+        found["objective_interval"] = tuple(interval)
+    return found | {"intervals": {task: tuple(limits) for task, limits in found.get("intervals", {}).items()}}

@@ -33,7 +33,7 @@ def scores(suite):
     for name in MODELS:
         model = AutoModelForCausalLM.from_pretrained(FOLDER / "models" / name, dtype=torch.float32).eval()
         harness.bind(model, tokenizer)
-        found[name] = {task: result.score for task, result in harness.score("dev").items()}
+        found[name] = harness.score("dev")
     return found
 
 

@@ -52,6 +52,21 @@ def test_killed_three_times_it_ends_like_one_left_alone(calm, words, held, tmp_p
     assert held(folder) == held(calm)
 
 
+def test_killed_when_all_scores_are_known_it_ends_alike(calm, words, held):
+    folder = calm.parent / "known"
+    process = start(words(folder, "budget.candidates=19"))
+    wait_for(folder, CANDIDATE, 7, process)
+    process.kill()
+    process.communicate()
+    assert StudyView(folder).state == "interrupted"
+    process = start(["resume", str(folder)])
+    process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert held(folder) == held(calm)
+    study = StudyView(folder)
+    assert all(each.cached for each in (*study.baselines(), *study.candidates(), *study.finalists()))
+
+
 def test_a_killed_worker_is_replaced_and_the_budget_is_completed(words, tmp_path):
     folder = tmp_path / "s"
     process = start(words(folder, "budget.candidates=30"))

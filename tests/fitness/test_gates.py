@@ -3,7 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fitness.errors import SuiteError
-from fitness.gates import judge
+from fitness.gates import bounds, judge
+from fitness.items import TaskScores
 from fitness.ranking import violation
 from fitness.suite import SuiteConfig
 
@@ -12,16 +13,28 @@ def suite(**gates):
     return SuiteConfig(tasks=[{"name": name, "metric": "acc", "gate": gate} for name, gate in gates.items()])
 
 
+def scored(**scores):
+    """Scores of which no items are at hand."""
+    return {name: TaskScores(name, "acc", (), (), score, True) for name, score in scores.items()}
+
+
+def answers(right, n=200):
+    """The first documents right, the others wrong."""
+    values = (1.0,) * right + (0.0,) * (n - right)
+    return {"acc": TaskScores("acc", "acc", tuple(range(n)), values, right / n, True)}
+
+
 def test_a_good_mean_does_not_clear_a_gate():
     """92.4 / 82.1 / 87.0 against 90 / 85 / 84 has mean 87.2 and is not promoted."""
     config = suite(shipping={"at_least": 90}, refunds={"at_least": 85}, returns={"at_least": 84})
-    results = judge({"shipping": 92.4, "refunds": 82.1, "returns": 87.0}, config, {})
+    results = judge(scored(shipping=92.4, refunds=82.1, returns=87.0), config, {})
     assert [result.cleared for result in results] == [True, False, True]
     assert results[1].violation == pytest.approx((85 - 82.1) / 85)
     assert violation(result.violation for result in results) == pytest.approx((85 - 82.1) / 85)
 
 
-REFERENCES = {"base": {"acc": 0.3, "ppl": 20.0}, "a": {"acc": 0.8, "ppl": 30.0}, "b": {"acc": 0.5, "ppl": 10.0}}
+MEANS = {"base": {"acc": 0.3, "ppl": 20.0}, "a": {"acc": 0.8, "ppl": 30.0}, "b": {"acc": 0.5, "ppl": 10.0}}
+REFERENCES = {model: scored(**means) for model, means in MEANS.items()}
 
 
 @pytest.mark.parametrize(
@@ -37,38 +50,43 @@ REFERENCES = {"base": {"acc": 0.3, "ppl": 20.0}, "a": {"acc": 0.8, "ppl": 30.0},
 )
 def test_bounds_relative_to_a_model(task, gate, bound):
     config = suite(**{task: gate})
-    (result,) = judge({task: 1.0}, config, REFERENCES)
+    (result,) = judge(scored(**{task: 1.0}), config, REFERENCES)
     assert result.bound == pytest.approx(bound)
+    assert bounds(config, MEANS)[task][0] == result.bound
     side = 1 if "at_least" in gate else -1
     for factor, cleared in ((1 + side * 1e-6, True), (1.0, True), (1 - side * 1e-6, False)):
-        (result,) = judge({task: result.bound * factor}, config, REFERENCES)
+        (result,) = judge(scored(**{task: result.bound * factor}), config, REFERENCES)
         assert result.cleared is cleared
         assert (result.violation <= 0) is cleared
 
 
 def test_tasks_without_a_gate_are_not_judged():
     config = SuiteConfig(tasks=[{"name": "acc", "metric": "acc"}])
-    assert judge({"acc": 0.1}, config, {}) == []
+    assert judge(scored(acc=0.1), config, {}) == []
     assert violation([]) == 0.0
 
 
 def test_a_bound_of_zero_measures_the_miss_in_the_metrics_own_units():
-    (result,) = judge({"acc": 0.25}, suite(acc={"at_most": 0}), {})
+    (result,) = judge(scored(acc=0.25), suite(acc={"at_most": 0}), {})
     assert result.violation == 0.25
 
 
 @pytest.mark.parametrize("references", [{}, {"base": {}}, {"b": {"other": 1.0}}])
 def test_a_reference_that_was_never_scored(references):
     with pytest.raises(SuiteError, match=r"no reference score \(task acc\): expected a score of 'best_parent'"):
-        judge({"acc": 0.5}, suite(acc={"at_least": 1, "of": "best_parent"}), references)
+        judge(
+            scored(acc=0.5),
+            suite(acc={"at_least": 1, "of": "best_parent"}),
+            {model: scored(**means) for model, means in references.items()},
+        )
 
 
 @pytest.mark.parametrize("gate", [{"at_least": 0.9, "of": "base"}, {"at_most": 1.1, "of": "best_parent"}])
 def test_a_share_of_a_negative_score_is_refused(gate):
-    references = {"base": {"gain": -2.0}, "a": {"gain": -1.0}, "b": {"gain": 3.0}}
+    references = {"base": scored(gain=-2.0), "a": scored(gain=-1.0), "b": scored(gain=3.0)}
     with pytest.raises(SuiteError, match=r"relative gate on a negative score \(task gain: .*found -[12].0; give"):
-        judge({"gain": 0.5}, suite(gain=gate), references)
-    (result,) = judge({"gain": 0.5}, suite(gain={"at_least": -2}), references)
+        judge(scored(gain=0.5), suite(gain=gate), references)
+    (result,) = judge(scored(gain=0.5), suite(gain={"at_least": -2}), references)
     assert result.cleared
 
 
@@ -78,7 +96,54 @@ positive = st.floats(0.01, 100)
 @given(positive, positive, st.floats(0.5, 2))
 def test_a_better_score_never_misses_by_more(bound, score, step):
     better, worse = max(score, score * step), min(score, score * step)
-    (high,), (low,) = (judge({"acc": value}, suite(acc={"at_least": bound}), {}) for value in (better, worse))
+    (high,), (low,) = (judge(scored(acc=value), suite(acc={"at_least": bound}), {}) for value in (better, worse))
     assert high.violation <= low.violation
-    (high,), (low,) = (judge({"acc": value}, suite(acc={"at_most": bound}), {}) for value in (worse, better))
+    (high,), (low,) = (judge(scored(acc=value), suite(acc={"at_most": bound}), {}) for value in (worse, better))
     assert high.violation <= low.violation
+
+
+@pytest.mark.parametrize("right, cleared", [(178, False), (179, False), (188, False), (189, True)])
+def test_confidence_asks_more_than_the_mean(right, cleared):
+    """Wilson's lower limit of 188/200 is 0.8981, that of 189/200 is 0.9042."""
+    gate = {"at_least": 0.9, "confidence": 0.95}
+    (result,) = judge(answers(right), suite(acc=gate), {})
+    assert result.cleared is cleared
+    assert (result.score, result.bound) == (right / 200, 0.9)
+    assert result.violation == pytest.approx((0.9 - result.limit) / 0.9)
+    if right == 188:
+        assert result.limit == pytest.approx(0.8981, abs=5e-5)
+    (plain,) = judge(answers(right), suite(acc={"at_least": 0.9}), {})
+    assert (plain.cleared, plain.limit) == (right >= 180, right / 200)
+
+
+def test_the_upper_limit_must_stay_below_an_at_most_gate():
+    # errors: Wilson's upper limit of 12/200 is 0.1019
+    (result,) = judge(answers(12), suite(acc={"at_most": 0.1, "confidence": 0.95}), {})
+    assert result.limit == pytest.approx(0.1019, abs=5e-5)
+    assert not result.cleared
+    assert result.violation == pytest.approx(0.019, abs=5e-4)
+    (result,) = judge(answers(12), suite(acc={"at_most": 0.1, "confidence": 0.8}), {})
+    assert result.cleared
+
+
+def test_a_relative_gate_with_confidence_is_judged_by_the_same_documents():
+    """Ten more of the same 200 right is certain; the two scores alone are too uncertain to say so."""
+    config = suite(acc={"at_least": 1.0, "of": "a", "confidence": 0.95})
+    (paired,) = judge(answers(160), config, {"base": {}, "a": answers(150)})
+    assert paired.cleared
+    assert paired.bound == 0.75
+    (unpaired,) = judge(answers(160), config, {"base": {}, "a": scored(acc=0.75)})
+    assert not unpaired.cleared
+    assert unpaired.limit < paired.limit < paired.score == unpaired.score
+
+
+def test_confidence_in_a_score_that_items_do_not_tell_is_refused():
+    config = SuiteConfig(tasks=[{"name": "acc", "metric": "f1", "gate": {"at_least": 0.5, "confidence": 0.9}}])
+    with pytest.raises(SuiteError, match=r"no interval \(task acc: >= 0.5 with confidence 0.9\).*found f1"):
+        judge({"acc": TaskScores("acc", "f1", (0, 1), (1.0, 0.0), 0.9, True)}, config, {})
+
+
+@pytest.mark.parametrize("confidence", [0.4, 1.0, 95, "high"])
+def test_a_confidence_that_is_none_is_refused(confidence):
+    with pytest.raises(ValueError, match="confidence"):
+        suite(acc={"at_least": 0.5, "confidence": confidence})

@@ -1,4 +1,7 @@
-"""Scores equal lm-eval's own, score for score and item for item, on the same documents."""
+"""Scores equal lm-eval's own, score for score and item for item, on the same documents.
+
+What counts (accuracy, exact match) is equal; what sums log-likelihoods is equal but for the rounding of float32.
+"""
 
 import json
 import random
@@ -30,13 +33,13 @@ def reference(task_folder, tokenizer, monkeypatch):
     monkeypatch.setattr(evaluator, "add_env_info", lambda results: None)  # one second of pip, no part of a score
     monkeypatch.chdir(task_folder)
 
-    def evaluate(model, samples, num_fewshot=None):
+    def evaluate(model, samples, num_fewshot=None, folder=task_folder, **limits):
         return evaluator.simple_evaluate(
-            HFLM(model, tokenizer=tokenizer, batch_size=BATCH_SIZE),
+            HFLM(model, tokenizer=tokenizer, batch_size=BATCH_SIZE, **limits),
             tasks=list(samples),
             samples={name: list(ids) for name, ids in samples.items()},
             num_fewshot=num_fewshot,
-            task_manager=TaskManager(include_path=str(task_folder), include_defaults=False),
+            task_manager=TaskManager(include_path=str(folder), include_defaults=False),
             bootstrap_iters=0,
         )
 
@@ -44,17 +47,19 @@ def reference(task_folder, tokenizer, monkeypatch):
 
 
 def suite_of(folder, *specs, **changes):
-    return SuiteConfig(include_path=(str(folder),), tasks=specs, batch_size=BATCH_SIZE, **changes)
+    return SuiteConfig(include_path=(str(folder),), tasks=specs, **{"batch_size": BATCH_SIZE} | changes)
 
 
 def assert_equal(scores, expected, specs):
     for spec in specs:
         name, metric, filter_name = spec["name"], spec["metric"], spec.get("filter", "none")
-        assert scores[name].score == expected["results"][name][f"{metric},{filter_name}"], name
+        rounding = 1e-5 if "perplexity" in metric else 0
+        wanted = expected["results"][name][f"{metric},{filter_name}"]
+        assert scores[name].score == pytest.approx(wanted, rel=rounding, abs=0), name
         samples = [sample for sample in expected["samples"][name] if sample["filter"] == filter_name]
         assert scores[name].doc_ids == tuple(sample["doc_id"] for sample in samples)
         values = [sample[metric][0] if isinstance(sample[metric], tuple) else sample[metric] for sample in samples]
-        assert scores[name].values == pytest.approx(values, abs=0), name
+        assert scores[name].values == pytest.approx(values, rel=rounding, abs=0), name
 
 
 @pytest.mark.parametrize("split", ["dev", "holdout", "all"])
@@ -164,3 +169,106 @@ def test_chat_template_is_applied_as_lm_eval_does(task_folder, model, tokenizer,
     monkeypatch.setattr(evaluator, "simple_evaluate", templated)
     expected = reference(model, {"cloze": harness.documents["cloze"]["dev"]}, num_fewshot=2)
     assert_equal(harness.score("dev"), expected, [spec])
+
+
+PHRASES = "{{[choices[0] + ' ' + prompt, choices[0] + ' ' + answer, choices[0], prompt]}}"
+STOPS = ["\n", "red ", "ed b", "o", *"#%:H1fdc"]  # the second and the third overlap
+MULTIPLE_CHOICE = {
+    "output_type": "multiple_choice",
+    "doc_to_target": "gold",
+    "metric_list": [{"metric": "acc_norm", "aggregation": "mean", "higher_is_better": True}],
+}
+LONG_SPECS = [
+    {"name": "phrases", "metric": "acc_norm"},
+    {"name": "letters", "metric": "acc_norm"},
+    {"name": "gen", "metric": "exact_match"},
+    {"name": "stops", "metric": "exact_match", "filter": "raw"},
+    {"name": "cloze", "metric": "perplexity"},
+    {"name": "prose", "metric": "word_perplexity"},
+]
+
+
+@pytest.fixture(scope="module")
+def long_folder(tmp_path_factory, task_folder, write_task):
+    """Tasks whose prompts share most of their tokens: the same five examples, or a long description."""
+    folder = tmp_path_factory.mktemp("long")
+    files = {"data_files": {split: str(task_folder / f"{split}.jsonl") for split in ("train", "test")}}
+    shots = {"fewshot_config": {"sampler": "first_n"}, "num_fewshot": 5, "dataset_kwargs": files}
+    exact = [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}]
+    stops = {"output_type": "generate_until", "metric_list": exact} | {
+        "generation_kwargs": {"until": STOPS, "max_gen_toks": 12, "do_sample": False},
+        "filter_list": [
+            {"name": "raw", "filter": [{"function": "take_first"}]},
+            {
+                "name": "word",
+                "filter": [{"function": "regex", "regex_pattern": "([a-z]+)"}, {"function": "take_first"}],
+            },
+        ],
+    }
+    write_task(folder, "phrases", **MULTIPLE_CHOICE | shots | {"doc_to_choice": PHRASES})
+    write_task(folder, "letters", **MULTIPLE_CHOICE | shots | {"doc_to_choice": ["a", "b", "c"]})
+    write_task(folder, "gen", **shots)
+    write_task(folder, "stops", **stops | shots)
+    write_task(folder, "cloze", **shots)
+    write_task(folder, "prose", dataset_kwargs=files)
+    return folder
+
+
+def prefixes(harness):
+    """Lengths of the prefixes that the harness shares."""
+    plans = list(harness._plans.values())
+    read = [len(each.prefix) for plan in plans for each in plan._likelihoods._passes]
+    return {each for each in read + [len(prefix) for plan in plans for prefix, _ in plan._generations._passes] if each}
+
+
+@pytest.mark.parametrize("batch_size, max_length", [("auto", None), (3, None), (3, 64), ("auto", 20)])
+def test_shared_prefixes_and_cut_prompts(batch_size, max_length, long_folder, model, tokenizer, reference, caplog):
+    """At 64 tokens some prompts lose their beginning and with it the prefix; at 20 all of the few-shot ones do."""
+    harness = Harness(suite_of(long_folder, *LONG_SPECS, batch_size=batch_size, max_length=max_length))
+    harness.bind(model, tokenizer)
+    scores = harness.score("all")
+    harness.score("all")
+    ids = {name: splits["all"] for name, splits in harness.documents.items()}
+    expected = reference(model, ids, folder=long_folder, max_length=max_length)
+    assert_equal(scores, expected, LONG_SPECS)
+    assert (max_length == 20) is not any(length >= 32 for length in prefixes(harness))
+    for task in ("phrases", "letters", "gen", "stops", "cloze"):
+        warnings = sum(f"task {task}: " in message for message in caplog.messages)
+        assert warnings == (max_length == 20) or (max_length == 64 and warnings <= 1), "said once, not per candidate"
+    generated = [sample["resps"][0][0] for sample in expected["samples"]["stops"] if sample["filter"] == "raw"]
+    assert [request.instance.resps[0] for request in harness._requests["stops", "all"]] == generated
+    assert "" in generated
+    assert len(set(generated)) > 5
+
+
+def architectures():
+    from transformers import BloomConfig, Gemma2Config, GPT2Config, LlamaConfig, MistralConfig
+
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "initializer_range": 0.3}
+    grouped = small | {"intermediate_size": 64, "num_key_value_heads": 2, "max_position_embeddings": 128}
+    return {
+        "window": MistralConfig(**grouped, sliding_window=24),
+        "softcap": Gemma2Config(**grouped, head_dim=8, sliding_window=24, final_logit_softcapping=3.0),
+        "learned positions": GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=128, initializer_range=0.3),
+        "alibi": BloomConfig(**small, max_position_embeddings=128),
+        "eager": LlamaConfig(**grouped, attn_implementation="eager"),
+        "half": LlamaConfig(**grouped, dtype="bfloat16"),
+    }
+
+
+@pytest.mark.parametrize("name", list(architectures()))
+def test_other_architectures(name, long_folder, tokenizer, reference):
+    from transformers import AutoModelForCausalLM
+
+    config = architectures()[name]
+    config.vocab_size = len(tokenizer)
+    config.bos_token_id, config.eos_token_id, config.pad_token_id = 0, 1, 1
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    specs = [spec for spec in LONG_SPECS if spec["name"] in ("phrases", "stops", "prose")]
+    harness = Harness(suite_of(long_folder, *specs, batch_size="auto"))
+    harness.bind(model, tokenizer)
+    ids = {name: splits["dev"] for name, splits in harness.documents.items()}
+    scores, expected = harness.score("dev"), reference(model, ids, folder=long_folder)
+    assert_equal(scores, expected, specs)
+    assert bool(prefixes(harness)) is (name not in ("window", "softcap", "alibi"))

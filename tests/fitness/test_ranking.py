@@ -3,32 +3,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fitness.errors import ScoringError
-from fitness.ranking import Standing, objective, ranks
-from fitness.suite import SuiteConfig
+from fitness.ranking import Standing, ranks, utility
 
 FAILED = Standing(objective=None)
 
-SUITE = SuiteConfig(
-    tasks=[{"name": "acc", "metric": "acc", "weight": 3}, {"name": "ppl", "metric": "word_perplexity", "weight": 1}]
-)
-DIRECTIONS = {"acc": True, "ppl": False}
-
-
-def test_objective_of_a_hand_worked_case():
-    # 3/4 x 0.8 + 1/4 x 1/(1 + 4)
-    assert objective({"acc": 0.8, "ppl": 4.0}, SUITE, DIRECTIONS) == pytest.approx(0.65)
-
 
 @given(st.floats(0, 1e6), st.floats(0, 1e6))
-def test_a_lower_perplexity_never_lowers_the_objective(first, second):
+def test_a_lower_perplexity_never_has_less_utility(first, second):
     low, high = sorted((first, second))
-    better, worse = (objective({"acc": 0.5, "ppl": value}, SUITE, DIRECTIONS) for value in (low, high))
-    assert 0 <= worse <= better <= 1
+    assert 0 < utility("prose", high, False) <= utility("prose", low, False) <= 1
+    assert utility("prose", 4.0, False) == 0.2
+    assert utility("qa", 0.8, True) == 0.8
 
 
 def test_a_negative_score_where_lower_is_better_cannot_be_ranked():
-    with pytest.raises(ScoringError, match=r"task ppl.*expected 0 or more, found -0.5"):
-        objective({"acc": 0.5, "ppl": -0.5}, SUITE, DIRECTIONS)
+    with pytest.raises(ScoringError, match=r"task prose.*expected 0 or more, found -0.5"):
+        utility("prose", -0.5, False)
+    assert utility("gain", -0.5, True) == -0.5
 
 
 def test_feasible_then_nearest_then_failed():

@@ -1,6 +1,7 @@
 """The end of a search, with the real evaluator in this process and faults where they are wanted."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,10 +14,14 @@ from evomerge.genome import Genome, ModelShape
 from evomerge.optimize import make_optimizer
 from evomerge.search.evaluator import Evaluator
 from evomerge.search.finalists import choose_winner
+from evomerge.search.judge import Judge
 from evomerge.search.loop import MAX_FAILURES, Search
 from evomerge.search.outcome import Job, Outcome
 from evomerge.search.progress import SearchProgress
 from evomerge.study import Study, describe_environment
+from evomerge.study.items import baseline_items
+from fitness.racing import Course
+from fitness.suite import Holdout, SuiteConfig
 
 
 class InProcessPool:
@@ -84,7 +89,9 @@ def search(config, pool, tmp_path) -> Iterator[Search]:
         Study.create(tmp_path / "s", config.model_dump(mode="json"), environment) as study,
         SearchProgress(config.budget.candidates, 0) as progress,
     ):
-        yield Search(config, study, genome, optimizer, pool, progress, lambda: False)
+        harness = pool.evaluator.harness
+        course = Course(harness.orders, harness.raceable, harness.additive)
+        yield Search(config, study, genome, optimizer, pool, progress, lambda: False, course)
 
 
 def test_a_worker_that_dies_at_the_end_costs_nothing(search, pool):
@@ -119,14 +126,84 @@ def test_candidates_that_all_fail_end_the_search_with_the_reason(search, pool):
 
 def test_a_winner_of_an_earlier_session_is_not_lost_to_finalists_that_fail_on_holdout(search, pool):
     search.run()
-    ranked = sorted(search.study.candidates(), key=lambda each: (-each.objective, each.number))
+    ranked = sorted(search.study.candidates(), key=lambda each: (-each.floor, each.number))
     for candidate in ranked[:3]:
         pool.faults[str(candidate.number)] = [Outcome(reason="refused")] * 9
     first = ranked[3]
-    result = search.judge(pool.evaluator.evaluate(Job("x", first.recipe, "dev")), "dev")
-    search.study.add_finalist(str(first.number), first.number, result)
+    outcome = pool.evaluator.evaluate(Job("x", first.recipe, "dev"))
+    search.study.add_finalist(str(first.number), first.number, search.judge(outcome, "dev"), outcome.scores)
     assert choose_winner(search) == first
     assert (search.study.folder.best).read_text() == first.recipe
+
+
+def test_the_lead_of_each_finalist_is_recorded(search):
+    search.run()
+    winner = choose_winner(search)
+    study = search.study
+    finalists = {each.name: each for each in study.finalists()}
+    parents = [each for each in study.baselines() if each.name in ("first", "second")]
+    best_parent = max(parents, key=lambda each: each.objective)
+    numbers = [each.number for each in finalists.values() if each.number is not None]
+    assert winner.number in numbers
+    assert [(each.candidate, each.rival) for each in study.differences()] == [
+        (number, rival) for number in numbers for rival in (best_parent.name, "uniform")
+    ]
+    for each in study.differences():
+        ours, theirs = finalists[str(each.candidate)], finalists[each.rival]
+        value, low, high = each.objective
+        assert value == pytest.approx(ours.objective - theirs.objective)
+        assert low < value < high
+        assert each.tasks["choice"][0] == pytest.approx(ours.scores["choice"] - theirs.scores["choice"])
+        assert each.split == "holdout"
+    choose_winner(search)  # as a resumed session does
+    assert len(study.differences()) == 2 * len(numbers)
+
+
+def test_without_holdout_the_lead_is_that_on_dev(search):
+    suite = search.config.suite.model_copy(update={"holdout": Holdout(fraction=0)})
+    search.run()
+    search.config = search.config.model_copy(update={"suite": suite})
+    winner = choose_winner(search)
+    assert winner == search.study.best
+    assert {(each.candidate, each.split) for each in search.study.differences()} == {(winner.number, "dev")}
+
+
+def test_the_winner_has_the_highest_lower_limit(search, pool):
+    """One right answer of one has the higher mean, and the less certain one."""
+    search.run()
+    ranked = sorted(search.study.candidates(), key=lambda each: (-each.floor, each.number))
+    outcome = pool.evaluator.evaluate(Job("x", ranked[0].recipe))
+    one = replace(outcome.scores["choice"], doc_ids=(0,), values=(1.0,), score=1.0)
+    lucky = search.judge(Outcome(outcome.scores | {"choice": one}), "dev")
+    assert lucky.objective > ranked[0].objective
+    assert lucky.floor < ranked[0].floor
+    number = search.study.start(ranked[0].x, ranked[0].genome, search._genome.space, "# lucky")
+    search.study.finish(number, lucky)
+    assert search.study.best == ranked[0]
+    assert choose_winner(search) == ranked[0]
+
+
+def test_a_resumed_session_judges_by_the_same_documents(search, pool):
+    """A relative gate with confidence pairs items: those in memory and those on disk give the same result."""
+    gates = {"choice": {"at_least": 0.5, "of": "best_parent"}, "prose": {"at_most": 1.5, "of": "base"}}
+    tasks = [
+        {"name": each.name, "metric": each.metric, "gate": gates[each.name] | {"confidence": 0.9}}
+        for each in search.config.suite.tasks
+    ]
+    suite = search.config.suite.model_copy(update={"tasks": SuiteConfig(tasks=tasks).tasks})
+    search.run()
+    before, after = Judge(suite), Judge(suite)
+    for name, recipe in search.sources.items():
+        before.refer(name, "dev", pool.evaluator.evaluate(Job(name, recipe)).scores)
+        baseline = next(each for each in search.study.baselines() if each.name == name)
+        after.refer(name, "dev", search.study.scores(baseline_items(name), baseline))
+    outcome = pool.evaluator.evaluate(Job("x", search.uniform["uniform"]))
+    result = before(outcome, "dev")
+    assert result == after(outcome, "dev")
+    assert result.limits.keys() == {"choice", "prose"}
+    assert result.limits["choice"] < result.scores["choice"]
+    assert result.limits["prose"] > result.scores["prose"]
+    assert all(low < result.scores[task] < high for task, (low, high) in result.intervals.items())
 
 
 def test_no_finalist_clears_the_holdout(search, pool):

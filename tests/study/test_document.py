@@ -46,9 +46,28 @@ def test_the_document_has_the_keys_that_are_promised(study: Study, folder: Path,
             "reason": None,
         }.items()
     )
+    assert (first["intervals"], first["objective_interval"], first["limits"]) == ({}, None, {})
     assert second["feasible"]
     assert (third["state"], third["objective"], third["reason"]) == ("failed", None, "worker died")
     assert (fourth["state"], fourth["seconds"], fourth["gates"], fourth["attempts"]) == ("running", None, {}, 1)
+
+
+def test_intervals_are_kept_and_shown(study: Study, folder: Path):
+    number = study.start([0.5], {}, {}, "")
+    result = Result(
+        scores={"shipping": 0.9},
+        intervals={"shipping": (0.8, 0.95)},
+        violations={"shipping": 0.1},
+        limits={"shipping": 0.81},
+        objective=0.9,
+        objective_interval=(0.8, 0.95),
+    )
+    recorded = study.finish(number, result)
+    assert (recorded.intervals, recorded.objective_interval) == (result.intervals, result.objective_interval)
+    assert StudyView(folder).candidate(number) == recorded
+    (shown,) = strict(study_document(StudyView(folder)).model_dump_json())["candidates"]
+    assert (shown["intervals"], shown["objective_interval"]) == ({"shipping": [0.8, 0.95]}, [0.8, 0.95])
+    assert shown["limits"] == {"shipping": 0.81}
 
 
 def test_infinity_is_null(study: Study):

@@ -1,18 +1,22 @@
+import io
 import json
+import math
 import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from evomerge.cli import main
 from evomerge.errors import StudyError
 from evomerge.study import Candidate, Result, Study, StudyView
-from evomerge.study.document import FinalistDocument, StudyDocument, study_document
+from evomerge.study.document import StudyDocument, study_document
 from evomerge.study.figures import best_so_far, objective_figure, task_figure
 from evomerge.study.report import failures, report, task_facts, write_report
-from evomerge.study.verdict import ranked, verdict
+from evomerge.study.table import study_table
+from evomerge.study.verdict import evidence, ranked, verdict
 
 Add = Callable[..., Candidate]
 
@@ -62,15 +66,12 @@ def add_sources(study: Study, scores: Callable[..., object], names: tuple[str, .
         study.add_baseline(name, SOURCE, result, scores(shipping))
 
 
-def with_finalists(document: StudyDocument, *rows: tuple[str, int | None, float | None, bool]) -> StudyDocument:
-    finalists = tuple(
-        FinalistDocument(
-            name=name, number=number, objective=objective, feasible=cleared,
-            scores={}, gates={"prose": cleared}, violations={}, seconds=None, reason=None,
-        )
-        for name, number, objective, cleared in rows
-    )  # fmt: skip
-    return document.model_copy(update={"finalists": finalists})
+def with_finalists(study: Study, *rows: tuple[str, int | None, float | None, bool]) -> StudyDocument:
+    for name, number, objective, cleared in rows:
+        reason = "worker died" if objective is None else None
+        result = Result(objective=objective, reason=reason, violations={"prose": 0.0 if cleared else 0.1})
+        study.add_finalist(name, number, result)
+    return study_document(study)
 
 
 def test_the_page_needs_nothing_but_itself(night: Study, recorded: Add):
@@ -190,6 +191,80 @@ def test_the_table_ranks_feasible_ones_first_then_by_miss(night: Study, recorded
     assert [candidate.number for candidate in ranked(study_document(night).candidates)] == [3, 1, 4, 0]
 
 
+def sure(objective: float, reach: float, **fields) -> Result:
+    """A result whose intervals reach as far on either side."""
+    scores = {"shipping": objective, "prose": 7.0}
+    intervals = {task: (score - reach, score + reach) for task, score in scores.items()}
+    ends = (objective - reach, objective + reach)
+    return Result(scores=scores, intervals=intervals, objective=objective, objective_interval=ends, **fields)
+
+
+def add_sure(study: Study, objective: float, reach: float, **fields) -> None:
+    study.finish(study.start([0.5], {}, {}, f"# {objective}\n"), sure(objective, reach, **fields))
+
+
+def test_a_sure_candidate_comes_before_one_with_a_higher_mean(night: Study):
+    """0.8 +- 0.2 and 0.78 +- 0.02: the lower limit decides, for the best so far, the table and the one to export."""
+    for objective, reach in ((0.8, 0.2), (0.78, 0.02), (0.81, 0.1)):
+        add_sure(night, objective, reach)
+    document = study_document(night)
+    assert document.best.number == 1
+    assert (night.folder.best).read_text() == "# 0.78\n"
+    assert [candidate.number for candidate in ranked(document.candidates)] == [1, 2, 0]
+    assert best_so_far(document.candidates) == [(0, 0.8), (1, 0.78), (2, 0.78)]
+
+
+def test_scores_have_bars_in_plots_and_intervals_in_tables(night: Study, recorded: Add, scores):
+    add_sources(night, scores)
+    add_sure(night, 0.8, 0.125, violations={"shipping": -0.1}, limits={"shipping": 0.6789})
+    night.finish(night.start([0.5], {}, {}, ""), Result(scores={"shipping": 0.5, "prose": 7.0}, objective=0.5))
+    add_sure(night, 0.7, math.inf)
+    document = study_document(night)
+    for figure in (objective_figure(document), task_figure(document, task_facts(night, document)[0])):
+        bars = next(trace.error_y for trace in figure.data if trace.name == "feasible")
+        assert bars.array == pytest.approx((0.125, 0, 0))  # none where nothing is known, or no end
+        assert bars.arrayminus == pytest.approx((0.125, 0, 0))
+        json.loads(figure.to_json(), parse_constant=pytest.fail)
+    text = Page(report(night)).text
+    assert "[0.6750, 0.9250]" in text
+    assert "held: 0.6789" in text
+    console = Console(width=200, record=True, file=io.StringIO())
+    for part in study_table(document):
+        console.print(part)
+    shown = console.export_text()
+    assert "0.8000 ±.125 (0.6789)" in shown
+    assert "in brackets: held against a gate" in " ".join(shown.split())
+
+
+def test_how_sure_the_winner_is(night: Study):
+    add_sure(night, 0.8, 0.03)
+    night.add_finalist("0", 0, sure(0.7, 0.04))
+    night.add_finalist("x", None, sure(0.6, 0.04))
+    differences = [("x", (0.1, 0.05, 0.15)), ("uniform", (0.02, -0.01, 0.05))]
+    night.note(
+        "differences",
+        [
+            {"candidate": 0, "rival": rival, "split": "holdout", "objective": each, "tasks": {"shipping": each}}
+            for rival, each in differences
+        ],
+    )
+    document = study_document(night)
+    on_holdout, baseline = document.finalists
+    # 0.03 and 0.04 add up in squares to 0.05
+    assert on_holdout.optimism == pytest.approx((0.1, 0.05, 0.15))
+    assert baseline.optimism is None
+    assert [each.tasks["shipping"] for each in document.differences] == [each for _, each in differences]
+    first, second, third = evidence(document)
+    assert first == "Over the same holdout documents it leads the best parent (x) by +0.1000 [+0.0500, +0.1500]."
+    assert second.endswith("the plain uniform merge by +0.0200 [-0.0100, +0.0500], which may be chance.")
+    assert "kinder to it than holdout by +0.1000 [+0.0500, +0.1500]" in third
+    text = Page(report(night)).text
+    for sentence in (first, second, third):
+        assert sentence in text
+    assert text.count("+0.0200 [-0.0100, +0.0500]") == 3  # the sentence, the objective and the task
+    assert evidence(document.model_copy(update={"best": None})) == []
+
+
 def test_failures_are_grouped_by_reason(night: Study, recorded: Add):
     number = night.start([0.5], {}, {}, "")
     night.finish(number, Result(reason="NaN in its logits"))
@@ -218,7 +293,7 @@ def test_failures_are_grouped_by_reason(night: Study, recorded: Add):
 def test_the_verdict_on_holdout_is_honest(night: Study, recorded: Add, baselines, good, said):
     recorded(night, 0.9)
     rows = [(name, None, objective, cleared) for name, objective, cleared in baselines]
-    found = verdict(with_finalists(study_document(night), ("0", 0, 0.5, True), *rows))
+    found = verdict(with_finalists(night, ("0", 0, 0.5, True), *rows))
     assert found.good is good
     assert found.text.startswith("On holdout candidate 0 ")
     assert said in found.text

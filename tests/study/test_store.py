@@ -192,7 +192,8 @@ def test_the_elected_candidate_wins_until_a_better_one_is_found(study: Study, fo
     assert (study.best, study.winner) == (best, elected)
     assert (folder / "best.yaml").read_text() == elected.recipe
     sidecar = json.loads((folder / "best.provenance.json").read_text())
-    assert sidecar["holdout"] == {"scores": {"shipping": 0.4}, "gates": {"shipping": True}, "objective": 0.4}
+    shown = {"scores": {"shipping": 0.4}, "intervals": {}, "gates": {"shipping": True}, "objective": 0.4}
+    assert sidecar["holdout"] == shown
     recorded(study, 0.55)
     assert study.winner == elected
     with pytest.raises(ValueError, match="not feasible"):

@@ -1,0 +1,129 @@
+import math
+
+import numpy as np
+import pytest
+
+from fitness.errors import ScoringError
+from fitness.estimates import (
+    item_range,
+    objective_difference,
+    objective_estimate,
+    score_difference,
+    score_interval,
+)
+from fitness.items import TaskScores
+from fitness.suite import SuiteConfig
+
+
+def accuracy(*values: float, ids: tuple[int, ...] | None = None, metric: str = "acc") -> TaskScores:
+    ids = tuple(range(len(values))) if ids is None else ids
+    return TaskScores("qa", metric, ids, values, sum(values) / len(values), True)
+
+
+def perplexity(rng, words, per_word=-3.0, spread=0.3, weights=True) -> TaskScores:
+    """Documents of so many words, whose log-likelihood is that of the words, one of them more or less likely."""
+    values = words * per_word + spread * np.sqrt(words) * rng.standard_normal(len(words))
+    score = math.exp(-values.sum() / words.sum())
+    ids, counted = tuple(range(len(words))), tuple(map(float, words)) if weights else None
+    return TaskScores("prose", "word_perplexity", ids, tuple(values), score, False, counted)
+
+
+SUITE = SuiteConfig(
+    tasks=[{"name": "qa", "metric": "acc", "weight": 3}, {"name": "prose", "metric": "word_perplexity", "weight": 1}]
+)
+
+
+def test_only_a_mean_of_known_values_has_a_range():
+    assert item_range(accuracy(1, 0, 1)) == (0, 1)
+    assert item_range(accuracy(0.5, 100, 20)) is None  # a task of its own that counts in percent
+    assert item_range(accuracy(1, 0, 1, metric="reward")) is None
+    assert item_range(TaskScores("qa", "acc", (0, 1), (1.0, 0.0), 0.3, True)) is None  # aggregated otherwise
+    assert item_range(perplexity(np.random.default_rng(0), np.arange(5, 30))) is None
+
+
+def test_the_interval_of_an_aggregate_that_items_do_not_tell_is_unknown():
+    assert score_interval(TaskScores("qa", "f1", (0, 1, 2), (1.0, 0.0, 1.0), 0.61, True)) is None
+    assert score_interval(TaskScores("qa", "bleu", (), (), 17.0, True)) is None
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_the_interval_of_a_perplexity_holds_it(weights):
+    """With the documents' lengths it is short; without them their spread counts as doubt, and it is too wide."""
+    rng = np.random.default_rng(1)
+    hits, widths = 0, []
+    for _ in range(300):
+        words = rng.integers(5, 60, 80)
+        low, high = score_interval(perplexity(rng, words, weights=weights))
+        hits += low <= math.exp(3) <= high
+        widths.append(high - low)
+    assert hits / 300 >= 0.92
+    # the error of log perplexity is 0.3 / sqrt(80 documents x 32 words), so four of them times e^3 are 0.47
+    assert bool(np.mean(widths) < 0.55) is weights
+
+
+def test_bits_per_byte_is_a_perplexity_in_other_units():
+    prose = perplexity(np.random.default_rng(2), np.arange(5, 45))
+    bits = math.log2(prose.score)
+    low, high = score_interval(TaskScores("prose", "bits_per_byte", *prose_fields(prose), bits, False, prose.weights))
+    expected = [prose.score * (1 + (end - bits) * math.log(2)) for end in (low, high)]
+    assert score_interval(prose) == pytest.approx(expected)
+
+
+def prose_fields(task: TaskScores):
+    return task.doc_ids, task.values
+
+
+def test_differences_are_over_common_documents():
+    a, b = accuracy(1, 1, 0, 1, 1, ids=(0, 2, 4, 6, 8)), accuracy(0, 1, 1, 0, ids=(2, 6, 8, 9))
+    assert score_difference(a, b).value == pytest.approx(1 / 3)  # 2: +1, 6: 0, 8: 0
+    assert score_difference(a, accuracy(1, ids=(5,))) is None
+    assert score_difference(a, TaskScores("qa", "acc", (), (), 0.5, True)) is None
+
+
+def test_the_difference_of_two_perplexities():
+    """Documents that are hard for both do not count as doubt, nor do long ones."""
+    rng = np.random.default_rng(3)
+    words = rng.integers(5, 60, 60)
+    a = perplexity(rng, words)
+    values = tuple(value - 0.1 * count for value, count in zip(a.values, words, strict=True))
+    b = TaskScores("prose", a.metric, a.doc_ids, values, a.score * math.exp(0.1), False)
+    value, low, high = score_difference(a, b)
+    assert value == pytest.approx(a.score - b.score)
+    assert low < value < high < 0
+    interval = score_interval(TaskScores("prose", a.metric, a.doc_ids, a.values, a.score, False))
+    assert high - low < (interval[1] - interval[0]) / 2
+
+
+def test_the_objective_of_a_hand_worked_case():
+    """3/4 x 0.75 + 1/4 x 1/(1 + 4), with 0.55 to 0.9 and a perplexity of 3 to 7."""
+    prose = TaskScores("prose", "word_perplexity", (0,), (-1.0,), 4.0, False)
+    scores = {"qa": accuracy(1, 1, 1, 0), "prose": prose}
+    found = objective_estimate(scores, {"qa": (0.55, 0.9), "prose": (3.0, 7.0)}, SUITE)
+    down, up = math.hypot(0.75 * 0.2, 0.25 * (0.2 - 0.125)), math.hypot(0.75 * 0.15, 0.25 * (0.25 - 0.2))
+    assert found == pytest.approx((0.6125, 0.6125 - down, 0.6125 + up))
+    exact = objective_estimate(scores, {"qa": (0.55, 0.9)}, SUITE)
+    assert exact.low == pytest.approx(0.6125 - 0.15)
+    negative = {**scores, "prose": TaskScores("prose", "loss", (0,), (-1.0,), -1.0, False)}
+    with pytest.raises(ScoringError, match="cannot be ranked"):
+        objective_estimate(negative, {}, SUITE)
+
+
+def test_the_difference_of_two_objectives_is_that_of_their_values():
+    rng = np.random.default_rng(4)
+    words = rng.integers(5, 60, 60)
+    first, second = perplexity(rng, words), perplexity(rng, words, per_word=-3.02)
+    a = {"qa": accuracy(*[1.0] * 50, *[0.0] * 10), "prose": first}
+    b = {"qa": accuracy(*[1.0] * 45, *[0.0] * 15), "prose": second}
+    found = objective_difference(a, b, SUITE)
+    expected = 0.75 * 5 / 60 + 0.25 * (1 / (1 + first.score) - 1 / (1 + second.score))
+    assert found.value == pytest.approx(expected)
+    assert found.low < found.value < found.high
+    back = objective_difference(b, a, SUITE)
+    assert (back.value, back.low, back.high) == pytest.approx((-found.value, -found.high, -found.low))
+
+
+def test_a_task_that_items_do_not_tell_enters_a_difference_as_it_is():
+    f1 = {"qa": TaskScores("qa", "f1", (0, 1), (1.0, 0.0), 0.7, True)}
+    other = {"qa": TaskScores("qa", "f1", (0, 1), (1.0, 1.0), 0.9, True)}
+    suite = SuiteConfig(tasks=[{"name": "qa", "metric": "f1"}])
+    assert objective_difference(f1, other, suite) == pytest.approx((-0.2, -0.2, -0.2))

@@ -1,0 +1,231 @@
+"""Searches whose candidates race."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from evomerge.config import SearchConfig, search_config
+from evomerge.genome import Genome, ModelShape
+from evomerge.optimize import make_optimizer
+from evomerge.search.evaluator import Evaluator
+from evomerge.search.loop import Search
+from evomerge.search.outcome import Job, Outcome
+from evomerge.search.progress import SearchProgress
+from evomerge.study import Study, StudyView, describe_environment
+from evomerge.study.items import candidate_items
+from fitness.racing import Course
+
+RACING = "suite.racing={rungs: [0.3, 0.6, 1.0], keep: 0.5}"
+GATES = "suite.tasks=[{name: choice, metric: acc, gate: {at_least: 0.3}}, {name: prose, metric: bits_per_byte}]"
+DEV = 17  # documents of each task
+RUNGS = {"choice": [5, 10, 17], "prose": [5, 10, 17]}
+
+
+class Killed(BaseException):
+    pass
+
+
+class RememberingPool:
+    """A pool in this process that scores a job once only and hands jobs back in any order."""
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        self.evaluator = evaluator
+        self.known: dict[str, Outcome] = {}
+        self.scored: list[Job] = []
+        self.workers = 1
+        self.running: list[Job] = []
+        self._generator = random.Random(0)
+
+    @property
+    def free(self) -> int:
+        return self.workers - self.busy
+
+    @property
+    def busy(self) -> int:
+        return len(self.running)
+
+    def submit(self, job: Job) -> None:
+        assert self.free > 0
+        self.running.append(job)
+
+    def wait(self, timeout: float) -> list[tuple[Job, Outcome]]:
+        job = self.running.pop(self._generator.randrange(self.busy))
+        key = repr((job.recipe, job.items, job.answers))
+        if key not in self.known:
+            self.known[key] = self.evaluator.evaluate(job)
+            assert self.known[key].reason is None
+        self.scored.append(job)
+        return [(job, self.known[key])]
+
+
+@pytest.fixture(scope="module")
+def config(tiny) -> SearchConfig:
+    words = ["models=tiny", "genome=tiny", "suite=tiny", "study=s", "budget.candidates=12", "seed=1"]
+    return search_config([*words, RACING, GATES], tiny)
+
+
+@pytest.fixture(scope="module")
+def pool(config) -> Iterator[RememberingPool]:
+    threads = torch.get_num_threads()
+    yield RememberingPool(Evaluator(config.models, config.suite, config.workers))
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def session(config, pool):
+    """session(folder, config): a context that makes or opens the study and gives a Search of it."""
+
+    @contextmanager
+    def open_search(folder, config=config) -> Iterator[Search]:
+        base, parents = config.models.base.ref, [parent.ref for parent in config.models.parents]
+        checkpoint, harness = pool.evaluator.checkpoints[base], pool.evaluator.harness
+        genome = Genome(
+            config.genome,
+            base=base,
+            parents=parents,
+            shape=ModelShape(checkpoint.num_layers, tuple(checkpoint.headers)),
+            dtype=config.models.dtype,
+            tokenizer=config.models.tokenizer,
+            seed=config.seed,
+        )
+        optimizer = make_optimizer(config.optimizer, initial=genome.initial, choices=genome.choices, seed=config.seed)
+        pool.running.clear()
+        if not folder.exists():
+            document = config.model_copy(update={"study": folder.name}).model_dump(mode="json")
+            Study.create(folder, document, describe_environment({}, {})).close()
+        with Study.open(folder) as study, SearchProgress(12, 0) as progress:
+            course = Course(harness.orders, harness.raceable, harness.additive)
+            yield Search(config, study, genome, optimizer, pool, progress, lambda: False, course)
+
+    return open_search
+
+
+@pytest.fixture(scope="module")
+def raced(session, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("raced") / "s"
+    with session(folder) as search:
+        search.run()
+    return folder
+
+
+def found(folder):
+    """What must not depend on interruptions."""
+    study = StudyView(folder)
+    records = [
+        (each.state, each.x, each.scores, each.violations, each.objective, each.stopped, each.rung, each.likelihood)
+        for each in study.candidates()
+    ]
+    items = [study.items(candidate_items(each.number)) if each.scores else {} for each in study.candidates()]
+    return records, items, study.best and study.best.number
+
+
+def test_few_climb_to_the_top_and_only_they_can_be_best(raced):
+    study = StudyView(raced)
+    candidates = study.candidates()
+    assert {candidate.state for candidate in candidates} == {"complete"}
+    top = [candidate for candidate in candidates if candidate.stopped is None]
+    assert 0 < len(top) <= len(candidates) / 2
+    assert study.best in top
+    for candidate in candidates:
+        counts = {task: len(items) for task, items in study.items(candidate_items(candidate.number)).items()}
+        assert counts == {task: sizes[candidate.rung - 1] for task, sizes in RUNGS.items()}
+        assert candidate.feasible == (candidate.stopped is None and candidate.gates["choice"])
+        # choice pays for what is new; prose is no mean of its items and is scored from the first one on each rung
+        paid = RUNGS["choice"][candidate.rung - 1] + sum(RUNGS["prose"][: candidate.rung])
+        answers = candidate.item_evaluations - paid
+        assert answers in (1, 2)  # of the tasks with references
+    best_share = [candidate.objective for candidate in top]
+    assert study.best.objective == max(
+        each for each, candidate in zip(best_share, top, strict=True) if candidate.feasible
+    )
+
+
+def test_at_the_top_a_score_is_that_of_all_items(raced, pool):
+    top = next(candidate for candidate in StudyView(raced).candidates() if candidate.stopped is None)
+    whole = pool.evaluator.evaluate(Job("whole", top.recipe)).scores
+    assert top.scores["choice"] == whole["choice"].score
+    assert top.scores["prose"] == pytest.approx(whole["prose"].score, rel=1e-6)
+
+
+def test_killed_at_any_write_it_ends_like_one_left_alone(raced, session, tmp_path, monkeypatch):
+    expected, recording = found(raced), Study._recording
+    writes = 0
+
+    def dying(self):
+        nonlocal writes
+        writes -= 1
+        if writes == 0:
+            raise Killed
+        return recording(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Study, "_recording", dying)
+        with session(tmp_path / "counted") as search:
+            search.run()
+    total = -writes
+    assert total > 60
+    for moment in random.Random(0).sample(range(25, total), 6):
+        folder = tmp_path / f"killed-{moment}"
+        writes = moment
+        with monkeypatch.context() as patch, session(folder) as search:
+            patch.setattr(Study, "_recording", dying)
+            with pytest.raises(Killed):
+                search.run()
+        with session(folder) as search:
+            search.run()
+        assert found(folder) == expected, moment
+
+
+def test_the_order_in_which_workers_answer_changes_nothing(raced, session, pool, tmp_path, monkeypatch):
+    monkeypatch.setattr(pool, "workers", 4)
+    with session(tmp_path / "s") as search:
+        search.run()
+    assert found(tmp_path / "s") == found(raced)
+
+
+@pytest.mark.parametrize("floor", [0.0, None])
+def test_hopeless_candidates_are_not_scored_and_without_references_none_is(session, shown, tmp_path, floor):
+    folder = tmp_path / "s"
+    with session(folder) as search:
+        search.study.note("answers", {"floor": floor, "item_evaluations": 0})
+        search.run()
+    candidates = shown(folder)["candidates"]
+    assert len(candidates) == 12
+    for candidate in candidates:
+        assert (candidate["rung"] == 0) == (floor == 0.0)
+        if floor == 0.0:  # no likelihood is above 1
+            assert candidate["stopped"] == "reference answers are less likely than with any source"
+            assert (candidate["state"], candidate["objective"], candidate["feasible"]) == ("complete", None, False)
+    likelihoods = {candidate.likelihood for candidate in StudyView(folder).candidates()}
+    assert (likelihoods == {None}) == (floor is None)
+
+
+def test_a_study_that_is_finished_scores_nothing_again(raced, session, pool):
+    before = len(pool.scored)
+    with session(raced) as search:
+        search.run()
+    assert len(pool.scored) == before
+
+
+def test_without_a_generation_candidates_race_against_gates_only(config, session, tiny, tmp_path):
+    words = ["models=tiny", "genome=tiny", "suite=tiny", "study=s", "budget.candidates=12", "optimizer=random"]
+    asynchronous = search_config([*words, RACING, GATES], tiny)
+    with session(tmp_path / "s", asynchronous) as search:
+        search.run()
+    reasons = {candidate.stopped for candidate in StudyView(tmp_path / "s").candidates()}
+    assert None in reasons
+    assert not any(reason and reason.startswith("not among the best") for reason in reasons)
+
+
+def test_a_gate_that_no_candidate_can_clear_costs_one_rung_each(session, tiny, tmp_path):
+    words = ["models=tiny", "genome=tiny", "suite=tiny", "study=s", "budget.candidates=6", "seed=1"]
+    gates = "suite.tasks=[{name: choice, metric: acc, gate: {at_least: 1.0}}, {name: prose, metric: bits_per_byte}]"
+    with session(tmp_path / "s", search_config([*words, RACING, gates], tiny)) as search:
+        search.run()
+    study = StudyView(tmp_path / "s")
+    assert {candidate.stopped for candidate in study.candidates()} == {"certain to miss the gate of choice"}
+    assert {candidate.rung for candidate in study.candidates()} == {1}
+    assert study.best is None
