@@ -59,7 +59,8 @@ class ScoreCache:
                 partial.unlink()
 
     def _trim(self, limit: int) -> None:
-        entries = [(entry.stat(), entry.path) for entry in os.scandir(self.folder)]
+        with os.scandir(self.folder) as found:
+            entries = [(entry.stat(), entry.path) for entry in found]
         entries.sort(key=lambda entry: entry[0].st_mtime, reverse=True)
         for facts, path in entries:
             limit -= facts.st_size
