@@ -20,7 +20,6 @@ from evomerge.checkpoint import OutputTokenizer, dtype_of
 from evomerge.config import ModelsConfig, SearchConfig, search_config
 from evomerge.demo import FOLDER
 from evomerge.errors import ScoringError
-from evomerge.genome import Genome, ModelShape
 from evomerge.merge import merge_to_disk
 from evomerge.optimize import make_optimizer
 from evomerge.recipe import Recipe
@@ -28,6 +27,7 @@ from evomerge.search.baselines import source_recipes
 from evomerge.search.evaluator import Evaluator, load_checkpoint
 from evomerge.search.judge import Judge
 from evomerge.search.outcome import Job, Outcome
+from evomerge.search.space import genome_of
 from fitness.reference import SimpleEvaluate
 from fitness.suite import Holdout, SuiteConfig, TaskSpec
 
@@ -189,15 +189,7 @@ class _Bench:
     def recipes(self, count: int) -> list[str]:
         """The candidates that a search of this config begins with."""
         config = self._config
-        genome = Genome(
-            config.genome,
-            base=config.models.base.ref,
-            parents=[parent.ref for parent in config.models.parents],
-            shape=ModelShape(self._base.num_layers, tuple(self._base.headers)),
-            dtype=config.models.dtype,
-            tokenizer=config.models.tokenizer,
-            seed=config.seed,
-        )
+        genome = genome_of(config, self._base)
         optimizer = make_optimizer(config.optimizer, initial=genome.initial, choices=genome.choices, seed=config.seed)
         asked = optimizer.ask()
         return [genome.recipe(asked[number % len(asked)]).to_yaml() for number in range(count)]

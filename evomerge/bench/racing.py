@@ -20,6 +20,7 @@ from evomerge.search.launch import launch, resume
 from evomerge.search.outcome import Job, Split
 from evomerge.study import Candidate, Result, StudyView
 from evomerge.study.results import ANSWERS
+from evomerge.study.view import best_of
 
 RACING = "suite.racing={rungs: [0.1, 0.33, 1.0], keep: 0.34, alpha: 0.05}"
 CANDIDATES = 120  # of the demo
@@ -88,7 +89,7 @@ def compare(seed: int, folder: Path, candidates: int = CANDIDATES) -> Comparison
     costs = _spent(study)
     raced = [each for each, cost in zip(study.candidates(), costs, strict=True) if cost <= budget]
     referee = _Referee(off)
-    best = _best(whole)
+    best = best_of(whole)
     target = math.inf if best is None or best.objective is None else best.objective
     reached = (cost for each, cost in zip(raced, costs, strict=False) if each.feasible and _objective(each) >= target)
     stopped = [(each, referee(each.recipe, "dev").feasible) for each in raced if each.stopped is not None]
@@ -96,7 +97,7 @@ def compare(seed: int, folder: Path, candidates: int = CANDIDATES) -> Comparison
     outpaced = [each for each, passes in stopped if passes and "gate" not in (each.stopped or "")]
     return Comparison(
         off=_on_holdout(referee, best),
-        on=_on_holdout(referee, _best(raced)),
+        on=_on_holdout(referee, best_of(raced)),
         candidates=len(raced),
         share=next(reached, math.inf) / budget,
         passing=len(wronged) + len(outpaced) + sum(each.feasible for each in raced),
@@ -110,12 +111,6 @@ def _spent(study: StudyView) -> list[int]:
     """Item evaluations until each candidate was done with, those of the sources' reference answers included."""
     before = study.notes().get(ANSWERS, {"item_evaluations": 0})["item_evaluations"]
     return list(accumulate((each.item_evaluations for each in study.candidates()), initial=before))[1:]
-
-
-def _best(candidates: Sequence[Candidate]) -> Candidate | None:
-    """As `StudyView.best` has it."""
-    feasible = (each for each in candidates if each.feasible)
-    return max(feasible, key=lambda each: (each.floor, -each.number), default=None)
 
 
 def _objective(result: Result) -> float:

@@ -196,9 +196,16 @@ def _sum(out: Tensor) -> Tensor:
 
 
 def _run_eager(operation: Operation, out: Tensor, start: int) -> None:
-    each = operation
-    place = _place(start, out.device)
-    combine_into(each.method, out, each.base, each.models, each.coefficients, each.flags, each.fields, place)
+    combine_into(
+        operation.method,
+        out,
+        operation.base,
+        operation.models,
+        operation.coefficients,
+        operation.flags,
+        operation.fields,
+        _place(start, out.device),
+    )
 
 
 def _run_compiled(kernel: Any, operation: Operation, out: Tensor, start: int) -> None:

@@ -113,10 +113,10 @@ def _vectors(chunk: Chunk) -> Iterator[Tensor]:
         yield (model - chunk.base) * mask  # a product: NaN comes through where it is dropped, too
 
 
-_PARAMETERS = (
-    *parameters(normalize=False, rescale=True, sparse=True),
-    Parameter("random_seed", "int", 0, "chooses the entries that are dropped; mergekit ignores it", low=0, high=2**63),
+SEED = Parameter(
+    "random_seed", "int", 0, "chooses the entries that are dropped; mergekit ignores it", low=0, high=2**63
 )
+_PARAMETERS = (*parameters(normalize=False, rescale=True, sparse=True), SEED)
 
 DARE_LINEAR = Method(
     name="dare_linear",

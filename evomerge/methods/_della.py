@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import RecipeError
-from evomerge.methods._dare import salt, scramble
+from evomerge.methods._dare import SEED, salt, scramble
 from evomerge.methods._method import Chunk, Coefficients, Method, Operands, Parameter, Value, fetch, over_chunks
 from evomerge.methods._task_vectors import add, divisor, elect, parameters
 
@@ -167,9 +167,7 @@ def _parameters(*, normalize: bool) -> tuple[Parameter, ...]:
             search=(0.0, 0.15),
             per_model=True,
         ),
-        Parameter(
-            "random_seed", "int", 0, "chooses the entries that are dropped; mergekit ignores it", low=0, high=2**63
-        ),
+        SEED,
     )
 
 

@@ -13,7 +13,7 @@ import torch
 from evomerge.checkpoint import dtype_of, open_checkpoint
 from evomerge.config import SearchConfig, resumed_config, search_config_of
 from evomerge.errors import NothingFeasibleError, OneLineError
-from evomerge.genome import Genome, ModelShape, short_names
+from evomerge.genome import Genome, short_names
 from evomerge.merge import LiveModel, make_plan, preflight, resolve_device
 from evomerge.optimize import make_optimizer
 from evomerge.recipe import Recipe
@@ -21,7 +21,8 @@ from evomerge.search.baselines import source_recipes, uniform_recipes
 from evomerge.search.finalists import choose_winner
 from evomerge.search.loop import Search
 from evomerge.search.progress import SearchProgress
-from evomerge.search.recall import Pool, Recall, ScoreKeys
+from evomerge.search.recall import Recall, ScoreKeys
+from evomerge.search.space import genome_of
 from evomerge.search.workers import WorkerPool
 from evomerge.study import Environment, Study, check_new, describe_environment
 from evomerge.study.cache import ScoreCache
@@ -63,8 +64,7 @@ def launch(config: SearchConfig) -> Ending:
     ):
         if harness.benchmarks:
             study.note("benchmarks", list(harness.benchmarks))
-        recall = Recall(pool, ScoreCache(config.runs_dir), ScoreKeys(config, harness, environment))
-        return _session(config, study, genome, harness, recall, drain)
+        return _session(config, study, environment, genome, harness, pool, drain)
 
 
 def resume(folder: Path, overrides: Sequence[str] = ()) -> Ending:
@@ -85,8 +85,7 @@ def resume(folder: Path, overrides: Sequence[str] = ()) -> Ending:
         with _draining() as drain, WorkerPool(config) as pool:
             if overrides:
                 study.change_config(config.model_dump(mode="json"))
-            recall = Recall(pool, ScoreCache(config.runs_dir), ScoreKeys(config, harness, environment))
-            return _session(config, study, genome, harness, recall, drain, differences)
+            return _session(config, study, environment, genome, harness, pool, drain, differences)
 
 
 def _preflight(config: SearchConfig) -> tuple[Environment, Genome, Harness]:
@@ -98,15 +97,7 @@ def _preflight(config: SearchConfig) -> tuple[Environment, Genome, Harness]:
     config.suite.check_references(short_names(parents))
     checkpoints = {ref: open_checkpoint(ref) for ref in (models.base.ref, *parents)}
     base = checkpoints[models.base.ref]
-    genome = Genome(
-        config.genome,
-        base=models.base.ref,
-        parents=parents,
-        shape=ModelShape(base.num_layers, tuple(base.headers)),
-        dtype=models.dtype,
-        tokenizer=models.tokenizer,
-        seed=config.seed,
-    )
+    genome = genome_of(config, base)
     for name, recipe in (source_recipes(models) | uniform_recipes(models)).items():
         make_plan(Recipe.from_yaml(recipe, name), checkpoints)
     plan = make_plan(genome.recipe(genome.initial), checkpoints)
@@ -122,9 +113,10 @@ def _preflight(config: SearchConfig) -> tuple[Environment, Genome, Harness]:
 def _session(
     config: SearchConfig,
     study: Study,
+    environment: Environment,
     genome: Genome,
     harness: Harness,
-    pool: Pool,
+    pool: WorkerPool,
     drain: threading.Event,
     differences: Sequence[str] = (),
 ) -> Ending:
@@ -138,7 +130,8 @@ def _session(
         for difference in differences:
             progress.say(f"warning: another {difference} than before, scores may differ in their last digits")
         course = Course(harness.orders, harness.raceable, harness.additive)
-        search = Search(config, study, genome, optimizer, pool, progress, drain.is_set, course)
+        recall = Recall(pool, ScoreCache(config.runs_dir), ScoreKeys(config, harness, environment))
+        search = Search(config, study, genome, optimizer, recall, progress, drain.is_set, course)
         search.run()
         try:
             winner = None if drain.is_set() else choose_winner(search)

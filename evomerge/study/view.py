@@ -1,7 +1,7 @@
 """Reading a study: no lock, no repair, no writes, also while another process writes to it."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from itertools import count, takewhile
 from pathlib import Path
@@ -120,11 +120,7 @@ class StudyView:
     @property
     def best(self) -> Candidate | None:
         """The feasible candidate whose objective on dev has the highest lower limit, the earliest among equals."""
-        return max(
-            (candidate for candidate in self.candidates() if candidate.feasible),
-            key=lambda candidate: (candidate.floor, -candidate.number),
-            default=None,
-        )
+        return best_of(self.candidates())
 
     @property
     def winner(self) -> Candidate | None:
@@ -273,3 +269,9 @@ def _fields(record: Mapping[str, Any]) -> dict[str, Any]:
     if (interval := found.get("objective_interval")) is not None:  # JSON has no tuples
         found["objective_interval"] = tuple(interval)
     return found | {"intervals": {task: tuple(limits) for task, limits in found.get("intervals", {}).items()}}
+
+
+def best_of(candidates: Iterable[Candidate]) -> Candidate | None:
+    """The feasible candidate whose objective has the highest lower limit, the earliest among equals."""
+    feasible = (candidate for candidate in candidates if candidate.feasible)
+    return max(feasible, key=lambda candidate: (candidate.floor, -candidate.number), default=None)

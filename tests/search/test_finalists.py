@@ -10,7 +10,6 @@ import yaml
 from evomerge.cli import main
 from evomerge.config import SearchConfig, search_config
 from evomerge.errors import ModelError, NothingFeasibleError, ScoringError
-from evomerge.genome import Genome, ModelShape
 from evomerge.optimize import make_optimizer
 from evomerge.search.evaluator import Evaluator
 from evomerge.search.finalists import choose_winner
@@ -18,6 +17,7 @@ from evomerge.search.judge import Judge
 from evomerge.search.loop import MAX_FAILURES, Search
 from evomerge.search.outcome import Job, Outcome
 from evomerge.search.progress import SearchProgress
+from evomerge.search.space import genome_of
 from evomerge.study import Study, describe_environment
 from evomerge.study.items import baseline_items
 from fitness.racing import Course
@@ -72,17 +72,8 @@ def pool(config) -> Iterator[InProcessPool]:
 def search(config, pool, tmp_path) -> Iterator[Search]:
     pool.faults.clear()
     pool.names.clear()
-    base, parents = config.models.base.ref, [parent.ref for parent in config.models.parents]
-    checkpoint = pool.evaluator.checkpoints[base]
-    genome = Genome(
-        config.genome,
-        base=base,
-        parents=parents,
-        shape=ModelShape(checkpoint.num_layers, tuple(checkpoint.headers)),
-        dtype=config.models.dtype,
-        tokenizer=config.models.tokenizer,
-        seed=config.seed,
-    )
+    checkpoint = pool.evaluator.checkpoints[config.models.base.ref]
+    genome = genome_of(config, checkpoint)
     optimizer = make_optimizer(config.optimizer, initial=genome.initial, choices=genome.choices, seed=config.seed)
     environment = describe_environment({}, {})
     with (

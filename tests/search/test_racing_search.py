@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from evomerge.config import SearchConfig, search_config
-from evomerge.genome import Genome, ModelShape
 from evomerge.optimize import make_optimizer
 from evomerge.search.evaluator import Evaluator
 from evomerge.search.loop import Search
 from evomerge.search.outcome import Job, Outcome
 from evomerge.search.progress import SearchProgress
+from evomerge.search.space import genome_of
 from evomerge.study import Study, StudyView, describe_environment
 from evomerge.study.items import candidate_items
 from fitness.racing import Course
@@ -80,17 +80,8 @@ def session(config, pool):
 
     @contextmanager
     def open_search(folder, config=config) -> Iterator[Search]:
-        base, parents = config.models.base.ref, [parent.ref for parent in config.models.parents]
-        checkpoint, harness = pool.evaluator.checkpoints[base], pool.evaluator.harness
-        genome = Genome(
-            config.genome,
-            base=base,
-            parents=parents,
-            shape=ModelShape(checkpoint.num_layers, tuple(checkpoint.headers)),
-            dtype=config.models.dtype,
-            tokenizer=config.models.tokenizer,
-            seed=config.seed,
-        )
+        checkpoint, harness = pool.evaluator.checkpoints[config.models.base.ref], pool.evaluator.harness
+        genome = genome_of(config, checkpoint)
         optimizer = make_optimizer(config.optimizer, initial=genome.initial, choices=genome.choices, seed=config.seed)
         pool.running.clear()
         if not folder.exists():

@@ -11,7 +11,6 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from evomerge.config import SearchConfig, search_config
-from evomerge.genome import Genome, ModelShape
 from evomerge.optimize import make_optimizer
 from evomerge.search.baselines import uniform_recipes
 from evomerge.search.evaluator import Evaluator
@@ -20,6 +19,7 @@ from evomerge.search.loop import Search
 from evomerge.search.outcome import Job, Outcome
 from evomerge.search.progress import SearchProgress
 from evomerge.search.recall import Recall, ScoreKeys
+from evomerge.search.space import genome_of
 from evomerge.study import Environment, Study
 from evomerge.study.cache import ScoreCache
 from fitness.harness import Harness
@@ -251,17 +251,8 @@ def searched(tiny, evaluator, tmp_path, held) -> Callable[..., tuple[list[str], 
 
     def search(name: str, *overrides: str) -> tuple[list[str], dict]:
         config = read(tiny, f"study={name}", f"runs_dir={tmp_path}", *overrides)
-        base, parents = config.models.base.ref, [parent.ref for parent in config.models.parents]
-        checkpoint = evaluator.checkpoints[base]
-        genome = Genome(
-            config.genome,
-            base=base,
-            parents=parents,
-            shape=ModelShape(checkpoint.num_layers, tuple(checkpoint.headers)),
-            dtype=config.models.dtype,
-            tokenizer=config.models.tokenizer,
-            seed=config.seed,
-        )
+        checkpoint = evaluator.checkpoints[config.models.base.ref]
+        genome = genome_of(config, checkpoint)
         optimizer = make_optimizer(config.optimizer, initial=genome.initial, choices=genome.choices, seed=config.seed)
         workers = Workers(1, evaluator.evaluate)
         harness = evaluator.harness
