@@ -2,21 +2,36 @@
 
 import argparse
 import json
+import os
+import secrets
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from evomerge.bench.command import add_candidate, add_merge
-from evomerge.errors import OneLineError, exit_code
-from evomerge.terminal import add_compile, add_config_dir, add_device, add_json, add_runs_dir, add_study, show
+from evomerge.bench.command import add_candidate, add_dashboard, add_merge
+from evomerge.errors import OneLineError, UsageError, exit_code
+from evomerge.terminal import (
+    ProgressFile,
+    add_compile,
+    add_config_dir,
+    add_device,
+    add_json,
+    add_runs_dir,
+    add_study,
+    progress_bar,
+    show,
+    together,
+)
 
 if TYPE_CHECKING:
+    from evomerge.config import SearchConfig
     from evomerge.search import Ending
 
 INTERRUPTED = 130
+LOOK = 0.2  # seconds between looks at a search that is awaited
 
 EXIT_CODES = """exit codes: 0 done; 1 a bug; 2 wrong usage or config; 3 nothing feasible; 4 incompatible or damaged
 models; 5 the study is in use or cannot be read; 130 interrupted, resumable"""
@@ -70,14 +85,27 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("overrides", nargs="*", metavar="key=value", help="choose options and override values")
     add_config_dir(search)
     search.add_argument("--print-config", action="store_true", help="print the composed config and stop")
+    search.add_argument("--dry-run", action="store_true", help="check everything, tell what it would do, and stop")
+    search.add_argument("--json", action="store_true", help="with --dry-run: machine-readable output")
     search.set_defaults(run=_search)
 
     resume = commands.add_parser(
-        "resume", help="go on with a study", description="Go on with a study that was interrupted or has finished."
+        "resume",
+        help="go on with a study",
+        description="Go on with a study that was paused, stopped or interrupted, or that has used up its budget.",
     )
     add_study(resume)
-    resume.add_argument("overrides", nargs="*", metavar="key=value", help="only budget.* and workers.* may change")
+    resume.add_argument("overrides", nargs="*", metavar="key=value", help="only budget.*, workers.* and notify.*")
     resume.set_defaults(run=_resume)
+
+    for wish, told, described in (
+        ("pause", "ask a running search to pause", "Finish the candidates that are running and keep the rest."),
+        ("stop", "ask a running search to end", "Finish the candidates that are running, then choose the winner."),
+    ):
+        end = commands.add_parser(wish, help=told, description=f"{described} Returns at once; resume goes on with it.")
+        add_study(end)
+        end.add_argument("--wait", action="store_true", help="return when the search has ended")
+        end.set_defaults(run=_ask, wish=wish)
 
     studies = commands.add_parser("studies", help="list the studies")
     add_runs_dir(studies)
@@ -111,11 +139,30 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.set_defaults(run=_report)
 
+    dashboard = commands.add_parser(
+        "dashboard",
+        help="show, start and steer searches in a browser",
+        description="Serve the dashboard until Ctrl-C. Searches that it starts go on without it.",
+    )
+    dashboard.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: 127.0.0.1)")
+    dashboard.add_argument("--port", type=int, default=8765, help="default: 8765; 0 takes a free one")
+    add_runs_dir(dashboard)
+    add_config_dir(dashboard)
+    dashboard.add_argument(
+        "--allow", type=Path, nargs="+", action="extend", metavar="DIR", help="folders that the page may name files in"
+    )
+    dashboard.add_argument(
+        "--token", help="what a browser must show once (default: $EVOMERGE_TOKEN, or a random one that is printed)"
+    )
+    dashboard.add_argument("--open", action="store_true", help="open the page in a browser")
+    dashboard.set_defaults(run=_dashboard)
+
     merge = commands.add_parser("merge", help="merge a recipe into a checkpoint")
     merge.add_argument("recipe", type=Path, metavar="RECIPE", help="a YAML recipe, mergekit's language")
     merge.add_argument("out", type=Path, metavar="OUT", help="the folder to make")
     add_device(merge)
     merge.add_argument("--max-shard-size", default="5GB", metavar="S", help="of one safetensors file (default: 5GB)")
+    merge.add_argument("--progress", type=Path, metavar="FILE", help="keep how far it is in this file, as JSON")
     merge.add_argument("--intermediate", type=Path, metavar="DIR", help="also write each named stage, to DIR/NAME")
     add_compile(merge, "auto")
     merge.set_defaults(run=_merge)
@@ -140,26 +187,42 @@ def _parser() -> argparse.ArgumentParser:
     form.add_argument("--markdown", action="store_true", help="the list as a Markdown table")
     methods.set_defaults(run=_methods)
 
-    benches = commands.add_parser("bench", help="measure merges and candidates on this machine").add_subparsers(
-        title="what to measure", metavar="WHAT", required=True
-    )
+    benches = commands.add_parser(
+        "bench", help="measure merges, candidates and the dashboard on this machine"
+    ).add_subparsers(title="what to measure", metavar="WHAT", required=True)
     add_merge(benches.add_parser("merge", help="every method, to disk and into a live model, beside its floor"))
     add_candidate(benches.add_parser("candidate", help="a candidate, beside its bare forward passes"))
+    add_dashboard(benches.add_parser("dashboard", help="its pages, and what an open one costs a search"))
     return parser
 
 
 def _search(options: argparse.Namespace) -> int:
     from evomerge.config import search_config
 
+    if options.json and not options.dry_run:
+        raise UsageError("nothing to print as JSON", where="--json", expected="--dry-run beside it")
     config = search_config(options.overrides, options.config_dir)
     if options.print_config:
         import yaml
 
         print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), end="")
         return 0
+    if options.dry_run:
+        return _dry_run(config, options.json)
     from evomerge.search import launch
 
     return _finish(launch(config))
+
+
+def _dry_run(config: "SearchConfig", as_json: bool) -> int:
+    from evomerge.search.dry_run import dry_run, dry_run_table
+
+    document = dry_run(config)
+    if as_json:
+        print(document.model_dump_json(indent=2))
+    else:
+        show(*dry_run_table(document))
+    return 0
 
 
 def _resume(options: argparse.Namespace) -> int:
@@ -178,6 +241,20 @@ def _finish(ending: "Ending") -> int:
         show(*ending_table(study_document(StudyView(ending.folder))))
     print(ending.message)
     return ending.code
+
+
+def _ask(options: argparse.Namespace) -> int:
+    from evomerge.study import StudyView, study_folder
+    from evomerge.study.requests import ask
+
+    study = StudyView(study_folder(options.study, options.runs_dir))
+    process = ask(study.folder, options.wish)
+    print(f"asked process {process.pid} on {process.host} to {options.wish} study {study.name}")
+    if options.wait:
+        while study.holder == process:
+            time.sleep(LOOK)
+        print(f"study {study.name}: {study.state}")
+    return 0
 
 
 def _studies(options: argparse.Namespace) -> int:
@@ -238,12 +315,29 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
+def _dashboard(options: argparse.Namespace) -> int:
+    from evomerge.dashboard import Settings, serve
+
+    token = options.token or os.environ.get("EVOMERGE_TOKEN") or secrets.token_urlsafe(32)
+    settings = Settings(
+        runs_dir=options.runs_dir,
+        config_dir=options.config_dir,
+        host=options.host,
+        port=options.port,
+        token=token,
+        allowed=tuple(options.allow or ()),
+    )
+    serve(settings, open_page=options.open)
+    return 0
+
+
 def _merge(options: argparse.Namespace) -> int:
     from evomerge.merge import merge_to_disk, steps
     from evomerge.recipe import Recipe
 
+    file = None if options.progress is None else ProgressFile(options.progress)
     for step in steps(Recipe.read(options.recipe), options.out, options.intermediate):
-        with _progress(step.out.name) as progress:
+        with progress_bar(step.out.name) as bar:
             plan = merge_to_disk(
                 step.recipe,
                 step.out,
@@ -251,26 +345,12 @@ def _merge(options: argparse.Namespace) -> int:
                 max_shard_size=options.max_shard_size,
                 kernels=options.compile,
                 card=step.card,
-                progress=progress,
+                progress=together(bar, file),
             )
         for warning in plan.warnings:
             print(f"evomerge: warning: {warning}", file=sys.stderr)
         print(f"merged into {step.out}")
     return 0
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None] | None]:
-    """A bar on a terminal, and nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _check(options: argparse.Namespace) -> int:

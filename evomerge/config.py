@@ -5,7 +5,8 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -13,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from evomerge.errors import ConfigError, nearest
 from evomerge.genome import GenomeConfig
@@ -24,7 +25,7 @@ from fitness.validation import validated
 
 PACKAGE = Path(__file__).resolve().parent
 GROUPS = ("models", "genome", "optimizer", "suite", "workers", "experiment")
-RESUMABLE = ("budget", "workers")  # what a resume may change without becoming another study
+RESUMABLE = ("budget", "workers", "notify")  # what a resume may change without becoming another study
 
 
 class _Config(BaseModel):
@@ -102,6 +103,31 @@ class BudgetConfig(_Config):
     hours: Annotated[float, Field(gt=0), AfterValidator(_finite)] | None = None
 
 
+Event = Literal["finished", "failed", "feasible"]
+
+
+def _web_address(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("an http or https URL")
+    return value
+
+
+def _command(value: Any) -> Any:
+    words = [value] if isinstance(value, str) else value
+    if words is None or (isinstance(words, list | tuple) and words and all(isinstance(word, str) for word in words)):
+        return value
+    raise ValueError("a list of words, or one line for the shell")
+
+
+class NotifyConfig(_Config):
+    """Who is told of what becomes of a search: a command, a webhook, or both; see `evomerge.search.notify`."""
+
+    command: Annotated[tuple[str, ...] | str | None, BeforeValidator(_command)] = None
+    webhook: Annotated[str, AfterValidator(_web_address)] | None = None
+    events: tuple[Event, ...] = get_args(Event)
+
+
 class SearchConfig(_Config):
     """One search: the identity of a study."""
 
@@ -115,6 +141,7 @@ class SearchConfig(_Config):
     optimizer: OptimizerConfig
     suite: SuiteConfig
     workers: WorkersConfig = WorkersConfig()
+    notify: NotifyConfig = NotifyConfig()
 
     @property
     def folder(self) -> Path:
@@ -166,7 +193,7 @@ def search_config_of(data: dict[str, Any], where: str) -> SearchConfig:
 
 
 def resumed_config(config: SearchConfig, overrides: Sequence[str]) -> SearchConfig:
-    """The config of a study that is resumed under another budget or with other workers.
+    """The config of a study that is resumed under another budget, with other workers or telling others of it.
 
     Raises:
         ConfigError: an override is malformed or would make it another study.
@@ -179,7 +206,7 @@ def resumed_config(config: SearchConfig, overrides: Sequence[str]) -> SearchConf
             raise ConfigError(
                 "a resume cannot change what a study is",
                 where=key,
-                expected="budget.<key> or workers.<key>",
+                expected=" or ".join(f"{group}.<key>" for group in RESUMABLE),
                 remedy="start a new study for anything else",
             )
     try:

@@ -1,11 +1,23 @@
 """What commands share: options, and how they print."""
 
 import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
+
+from evomerge.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""Called with how much is done and how much there is in all."""
 
 
 def add_config_dir(parser: argparse.ArgumentParser) -> None:
@@ -52,3 +64,66 @@ def show(*renderables: "RenderableType") -> None:
     console = Console()
     for renderable in renderables:
         console.print(renderable)
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Progress | None]:
+    """A bar on a terminal, and nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    with Bar(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def together(*listeners: Progress | None) -> Progress:
+    """Progress that goes to all of these."""
+
+    def tell(done: int, total: int) -> None:
+        for listener in listeners:
+            if listener is not None:
+                listener(done, total)
+
+    return tell
+
+
+class ProgressFile:
+    """Progress as a small JSON file, {"done", "total", "updated"}, replaced as a whole at most twice a second.
+
+    Args:
+        path: of the file.
+    """
+
+    EVERY = 0.5  # seconds
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._partial = path, path.with_name(f".{path.name}.partial")
+        self._written: float | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        """Take in how much is done and how much there is in all; the first and the last call are always written.
+
+        Raises:
+            UsageError: the first call cannot write the file; if a later one cannot, the work goes on.
+        """
+        now = time.monotonic()
+        if self._written is None:
+            try:
+                self._write(done, total)
+            except OSError as error:
+                raise UsageError("progress cannot be written", where=self._path, found=error.strerror) from error
+        elif done < total and now - self._written < self.EVERY:
+            return
+        else:
+            with suppress(OSError):
+                self._write(done, total)
+        self._written = now
+
+    def _write(self, done: int, total: int) -> None:
+        document = {"done": done, "total": total, "updated": datetime.now(UTC).isoformat(timespec="seconds")}
+        self._partial.write_text(json.dumps(document), encoding="utf-8")
+        self._partial.replace(self._path)

@@ -32,11 +32,11 @@ def references(lm: LanguageModel, task: LoadedTask, requests: list[Request], cha
         for request in requests:
             instance = request.instance
             if task.task.OUTPUT_TYPE == "multiple_choice":
-                if instance.idx == _gold(task.task, instance.doc):
+                if instance.idx == gold_option(task.task, instance.doc):
                     found[instance.doc_id] = request
             elif instance.request_type != "generate_until":
                 found[instance.doc_id] = request
-            elif answer := _answer(task.task, instance.doc):
+            elif answer := gold_answer(task.task, instance.doc):
                 continuation = _delimiter(task.task, chat) + answer
                 found[instance.doc_id] = Request(instance, (read(lm, instance.args[0], continuation, where)[0],))
     return {place: request for place, request in found.items() if request.reads}
@@ -46,7 +46,7 @@ def _first(value: Any) -> Any:
     return next(iter(value), None) if isinstance(value, (list, tuple)) else value
 
 
-def _gold(task: Any, document: Any) -> int | None:
+def gold_option(task: Any, document: Any) -> int | None:
     """The index of the right option."""
     gold = _first(task.doc_to_text(document) if task.multiple_input else task.doc_to_target(document))
     if isinstance(gold, str):
@@ -55,7 +55,7 @@ def _gold(task: Any, document: Any) -> int | None:
     return gold if isinstance(gold, int) else None
 
 
-def _answer(task: Any, document: Any) -> str:
+def gold_answer(task: Any, document: Any) -> str:
     """The right answer's text; empty if there is none."""
     answer = _first(task.doc_to_target(document))
     if isinstance(answer, int) and task.config.doc_to_choice is not None:

@@ -1,4 +1,4 @@
-"""The commands `evomerge bench merge` and `evomerge bench candidate`."""
+"""The commands `evomerge bench merge`, `evomerge bench candidate` and `evomerge bench dashboard`."""
 
 import argparse
 from pathlib import Path
@@ -42,6 +42,26 @@ def add_candidate(parser: argparse.ArgumentParser) -> None:
     )
     add_json(parser)
     parser.set_defaults(run=_bench_candidate)
+
+
+def add_dashboard(parser: argparse.ArgumentParser) -> None:
+    """The options of `evomerge bench dashboard`."""
+    parser.description = (
+        "Write a large study of drawn scores, measure how soon a dashboard shows its pages, and how many candidates an "
+        "hour a search of the demo loses to a page that follows it."
+    )
+    parser.add_argument("--candidates", type=int, default=10_000, metavar="N", help="of that study (default: 10000)")
+    parser.add_argument("--tasks", type=int, default=5, metavar="N", help="of that study (default: 5)")
+    parser.add_argument(
+        "--repeat", type=int, default=5, metavar="N", help="requests to take the median of (default: 5)"
+    )
+    parser.add_argument(
+        "--windows", type=int, default=10, metavar="N", help="of time with a page, and as many without (0: no search)"
+    )
+    parser.add_argument("--seconds", type=float, default=20.0, metavar="S", help="that each lasts (default: 20)")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="write the study there, or use the one that is there")
+    add_json(parser)
+    parser.set_defaults(run=_bench_dashboard)
 
 
 def _bench_merge(options: argparse.Namespace) -> int:
@@ -89,4 +109,27 @@ def _bench_candidate(options: argparse.Namespace) -> int:
         print(report.to_json())
     else:
         show(*candidate_table(report))
+    return 0
+
+
+def _bench_dashboard(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from evomerge.bench.dashboard import bench_dashboard
+    from evomerge.bench.table import dashboard_table
+
+    with Console(stderr=True).status("starting") as status:
+        report = bench_dashboard(
+            options.candidates,
+            options.tasks,
+            repeat=options.repeat,
+            windows=options.windows,
+            seconds=options.seconds,
+            keep=options.keep,
+            say=status.update,
+        )
+    if options.json:
+        print(report.to_json())
+    else:
+        show(*dashboard_table(report))
     return 0

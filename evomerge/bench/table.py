@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evomerge.bench.candidate import CandidateReport
+from evomerge.bench.dashboard import DashboardReport
 from evomerge.bench.merge import Report
 
 
@@ -82,3 +83,41 @@ def candidate_table(report: CandidateReport) -> Sequence[RenderableType]:
             f"{disk.passes / live.score:.1f} x scoring; largest difference of a score: {disk.difference:g}"
         )
     return [Text(str(report.machine)), Text(head), Text(f"dev documents: {documents}"), table, *map(Text, told)]
+
+
+def dashboard_table(report: DashboardReport) -> Sequence[RenderableType]:
+    """The machine, the large study, one row for each page, and what a search loses."""
+    head = (
+        f"{report.candidates:,} candidates x {report.tasks} tasks, {report.dimensions} dimensions, "
+        f"journal of {report.journal / 1e6:.0f} MB"
+    )
+    opening = (
+        f"start-up: {report.startup:.2f} s; first byte of the Study page of a dashboard that has just started: "
+        f"{1000 * report.cold:.0f} ms; study shown {report.ready:.1f} s after the start"
+    )
+    table = Table(box=None, pad_edge=False)
+    table.add_column("page\n", overflow="fold")
+    for title in ("first byte\nms", "slowest\nms", "last byte\nms", "size\nkB"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for page in report.pages:
+        cells = (1000 * page.first_byte, 1000 * page.slowest, 1000 * page.whole, page.size / 1e3)
+        table.add_row(page.path, *(f"{cell:.0f}" for cell in cells))
+    told = [f"Study page just after a candidate was added: first byte after {1000 * report.changed:.0f} ms"]
+    if report.memory is not None:
+        told.append(f"memory of the dashboard: {report.memory / 1e6:,.0f} MB at most")
+    if (seen := report.seen) is None:
+        told.append("no browser was found")
+    else:
+        told.append(
+            f"in a browser: first byte {seen.first_byte:.2f} s, scripts run {seen.listening:.2f} s, usable with its "
+            f"first figure {seen.usable:.2f} s"
+        )
+    if (search := report.search) is not None:
+        value, low, high = search.loss
+        told.append(
+            f"a search: {search.without:,.0f} candidates/h alone, {search.following:,.0f} with a page that follows; "
+            f"loss {value:.1%} [{low:.1%}, {high:.1%}] over {search.windows} windows of each kind"
+        )
+        if search.busy is not None and search.idle is not None:
+            told.append(f"the dashboard takes {search.busy:.1%} of a core meanwhile, {search.idle:.1%} when idle")
+    return [Text(str(report.machine)), Text(head), Text(opening), table, *map(Text, told)]

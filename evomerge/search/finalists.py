@@ -70,6 +70,7 @@ def _score_holdout(search: Search, finalists: Sequence[Candidate]) -> bool:
     others += [Job(str(each.number), each.recipe, "holdout") for each in finalists]
     others = [job for job in others if job.name not in known]
     if sources or others:
+        search.progress.phase("finalists", len(sources) + len(others))
         search.progress.say(
             f"holdout: {len(sources) + len(others)} recipes, candidates {', '.join(numbers)} among them"
         )
@@ -132,6 +133,7 @@ def _compare(search: Search, split: Split, candidates: Mapping[int, Scores], riv
 
 def _check_export(search: Search, winner: Candidate) -> bool:
     """Merge the winner to disk, load it as production would and score it again; False when the user stopped."""
+    search.progress.phase("export", 1)
     search.progress.say(f"export: candidate {winner.number} is merged to disk, loaded and scored again")
     folder = search.study.folder.path / ".export-check"
     try:
@@ -144,6 +146,7 @@ def _check_export(search: Search, winner: Candidate) -> bool:
     expected = search.study.items(candidate_items(winner.number))
     if _items(exported.scores) != expected:
         # other workers than those of the session that scored it may differ in the last bits: compare within this one
+        search.progress.phase("export", 1)
         outcomes = search.evaluate_all([Job("live", winner.recipe, fresh=True)])
         if outcomes is None:
             return False

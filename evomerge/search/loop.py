@@ -23,12 +23,13 @@ from evomerge.search.progress import SearchProgress
 from evomerge.search.recall import Pool
 from evomerge.study import MAX_ATTEMPTS, Candidate, Study
 from evomerge.study.items import baseline_items
+from evomerge.study.requests import Wish
 from evomerge.study.results import ANSWERS, standing
 from fitness.racing import Course, Race, likelihood
 from fitness.ranking import ranks
 from fitness.suite import BASE
 
-TICK = 0.5  # seconds between looks at the clock and at Ctrl-C
+TICK = 0.5  # seconds between looks at the clock and at what the user asks
 MAX_FAILURES = 20  # in a row and for one reason, before the search ends instead of spending its budget
 
 
@@ -42,8 +43,9 @@ class Search:
         optimizer: fresh; it is rebuilt from the study.
         pool: the workers.
         progress: what the user sees.
-        draining: asked now and then; once it answers true, nothing new is started.
+        wish: what the user asks of the search; once it is something, nothing new is started.
         course: what candidates race over, if the suite asks for a race.
+        cleared: called once, when a candidate is the first in the study to clear every gate.
     """
 
     def __init__(
@@ -54,10 +56,11 @@ class Search:
         optimizer: Optimizer,
         pool: Pool,
         progress: SearchProgress,
-        draining: Callable[[], bool],
+        wish: Callable[[], Wish | None],
         course: Course,
+        cleared: Callable[[Candidate], None] | None = None,
     ) -> None:
-        self.config, self.study, self.progress, self.draining = config, study, progress, draining
+        self.config, self.study, self.progress, self.wish = config, study, progress, wish
         self.judge = Judge(config.suite)
         self.sources = source_recipes(config.models)
         self.uniform = uniform_recipes(config.models)
@@ -69,6 +72,17 @@ class Search:
         self._failing: str | None = None  # how many of the last candidates failed for which reason
         self._warned: set[str] = set()
         self._said_draining = False
+        self._cleared = cleared if study.best is None else None
+
+    @property
+    def draining(self) -> bool:
+        """Whether nothing new is to be started."""
+        return self.wish() is not None
+
+    @property
+    def spent(self) -> bool:
+        """Whether the budget is used up."""
+        return self._out_of_time or self.study.tally.done >= self.config.budget.candidates
 
     def run(self) -> None:
         """Score the baselines, then candidates until the budget is used up or the user stops the search.
@@ -78,7 +92,7 @@ class Search:
             StudyError: the study cannot be written, or its record is not what the optimizer asks.
         """
         self._score_baselines()
-        if not self.draining() and self._prepare_race():
+        if not self.draining and self._prepare_race():
             self._tell_best()
             self.progress.begin()
             (self._one_by_one if self._optimizer.asynchronous else self._generations)()
@@ -100,7 +114,7 @@ class Search:
         Returns:
             Whether all jobs have ended; False when some were not started.
         """
-        stopping = stopping or self.draining
+        stopping = stopping or (lambda: self.draining)
         waiting, again, lost = iter(jobs), list[Job](), Counter[str]()
         exhausted = False
         while True:
@@ -115,6 +129,7 @@ class Search:
             if not self._pool.busy and (stopping() or (exhausted and not again)):
                 return exhausted and not again
             self._say_draining()
+            self.progress.tick()
             for job, outcome in self._pool.wait(TICK):
                 self._say_warnings(outcome.warnings)
                 lost[job.name] += outcome.lost
@@ -123,6 +138,7 @@ class Search:
                     again.append(job)
                 else:
                     del lost[job.name]
+                    self.progress.scored()
                     following = done(job, outcome)
                     again += [] if following is None else [following]
 
@@ -140,6 +156,7 @@ class Search:
         sources = [Job(name, recipe) for name, recipe in self.sources.items() if name not in known]
         uniform = [Job(name, recipe) for name, recipe in self.uniform.items() if name not in known]
         if sources or uniform:
+            self.progress.phase("baselines", len(sources) + len(uniform))
             self.progress.say(f"baselines: {', '.join(job.name for job in [*sources, *uniform])}")
 
         def done(job: Job, outcome: Outcome) -> None:
@@ -182,6 +199,7 @@ class Search:
                 Job(f"answers of {name}", recipe, items=race.answered, answers=True)
                 for name, recipe in self.sources.items()
             ]
+            self.progress.phase("baselines", len(jobs))
             outcomes = self.evaluate_all(jobs)
             if outcomes is None:
                 return False
@@ -260,7 +278,8 @@ class Search:
         if candidate.rungs and candidate.rungs[-1].stopped is not None:
             self._settled(self.study.finish(number, candidate.rungs[-1]))
             return None
-        if number not in self._dispatched and not self.study.retry(number):
+        cut_off = number not in self._dispatched and self.study.interrupted
+        if cut_off and not self.study.retry(number):
             self._settled(self.study.candidate(number))
             return None
         self._dispatched.add(number)
@@ -287,6 +306,9 @@ class Search:
             self.progress.say(f"candidate {candidate.number} failed: {candidate.reason}")
         self._refuse_endless_failure(candidate)
         self._tell_best()
+        if candidate.feasible and self._cleared is not None:
+            self._cleared(candidate)
+            self._cleared = None
         limit = self.config.budget.hours
         self.progress.candidate_done(None if limit is None else 3600 * (limit - self.study.hours), candidate.cached)
 
@@ -304,9 +326,11 @@ class Search:
             )
 
     def _say_draining(self) -> None:
-        if self.draining() and not self._said_draining:
+        wish = self.wish()
+        if wish is not None and not self._said_draining:
             self._said_draining = True
-            self.progress.say(f"stopping once {self._pool.busy} running jobs are done; Ctrl-C again stops at once")
+            doing = {"pause": "pausing", "stop": "stopping"}[wish]
+            self.progress.say(f"{doing} once {self._pool.busy} running jobs are done; Ctrl-C again ends it at once")
 
     def _say_warnings(self, warnings: Iterable[str]) -> None:
         for warning in warnings:
@@ -315,18 +339,19 @@ class Search:
                 self.progress.say(f"warning: {warning}")
 
     def _tell_best(self) -> None:
-        best = self.study.best
-        if best is not None:
-            self.progress.best(f"best {best.objective:.4f} (#{best.number}), gates {_cleared(best)}")
-            return
-        scored = [candidate for candidate in self.study.candidates() if candidate.objective is not None]
-        if scored:
-            nearest = min(scored, key=lambda candidate: candidate.violation)
-            self.progress.best(f"none feasible, #{nearest.number} clears {_cleared(nearest)} gates")
+        tally = self.study.tally
+        if tally.best is not None:
+            self.progress.best(f"best {tally.best.objective:.4f} (#{tally.best.number}), gates {_cleared(tally.best)}")
+        elif tally.nearest is not None:
+            self.progress.best(f"none feasible, #{tally.nearest.number} clears {_cleared(tally.nearest)} gates")
 
     def _stopping(self) -> bool:
+        return self.draining or self._out_of_time
+
+    @property
+    def _out_of_time(self) -> bool:
         limit = self.config.budget.hours
-        return self.draining() or (limit is not None and self.study.hours >= limit)
+        return limit is not None and self.study.hours >= limit
 
 
 def _cleared(candidate: Candidate) -> str:

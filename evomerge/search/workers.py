@@ -13,6 +13,7 @@ from typing import Any, Self
 from evomerge.config import SearchConfig, WorkersConfig
 from evomerge.errors import ConfigError, ModelError, OneLineError
 from evomerge.search.outcome import Job, Outcome
+from evomerge.study.status import WorkerStatus
 
 MAX_STARTS = 3  # in a row without an answer, before a worker that will not start ends the search
 
@@ -47,8 +48,8 @@ class _Actor:
 class _Worker:
     actor: Any
     answer: Any  # the reference that is awaited: readiness first, then a job's outcome
+    since: float  # when it began to start, to work or to idle
     job: Job | None = None
-    since: float = 0.0
     ready: bool = False
     place: str = ""
 
@@ -92,7 +93,7 @@ class WorkerPool:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
         try:
-            _require(workers, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+            require_room(workers, [node["Resources"] for node in ray.nodes() if node["Alive"]])
             self._workers = [self._start() for _ in range(workers.count)]
         except BaseException:
             ray.shutdown()
@@ -115,6 +116,19 @@ class WorkerPool:
     def busy(self) -> int:
         """How many workers have a job."""
         return sum(worker.job is not None for worker in self._workers)
+
+    @property
+    def doing(self) -> tuple[WorkerStatus, ...]:
+        """What each worker does."""
+        now = time.monotonic()
+        return tuple(
+            WorkerStatus(
+                name=worker.place or "starting",
+                job=None if worker.job is None else worker.job.name,
+                seconds=round(now - worker.since, 1),
+            )
+            for worker in self._workers
+        )
 
     def submit(self, job: Job) -> None:
         """Give a job to an idle worker. Raises RuntimeError when none is free."""
@@ -155,7 +169,7 @@ class WorkerPool:
             )
             .remote(self.config)
         )
-        return _Worker(actor, actor.ready.remote())
+        return _Worker(actor, actor.ready.remote(), time.monotonic())
 
     def _replace(self, worker: _Worker) -> None:
         ray.kill(worker.actor)
@@ -185,11 +199,11 @@ class WorkerPool:
                 log.warning("going on with %d workers", len(self._workers))
         else:
             self._starts_without_answer = 0
-            worker.ready, worker.place = True, f"{node}:{pid}"
+            worker.ready, worker.place, worker.since = True, f"{node}:{pid}", time.monotonic()
             log.info("worker ready: node %s, pid %d", node, pid)
 
     def _answer(self, worker: _Worker) -> Outcome:
-        job, worker.job = worker.job, None
+        job, worker.job, worker.since = worker.job, None, time.monotonic()
         try:
             outcome: Outcome = ray.get(worker.answer)
         except RayTaskError as error:
@@ -205,8 +219,16 @@ class WorkerPool:
         return outcome
 
 
-def _require(workers: WorkersConfig, nodes: Sequence[Mapping[str, float]]) -> None:
-    """Refuse a request that would wait for ever: a worker needs all that it asks for on one node."""
+def require_room(workers: WorkersConfig, nodes: Sequence[Mapping[str, float]]) -> None:
+    """Refuse a request that would wait for ever: a worker needs all that it asks for on one node.
+
+    Args:
+        workers: what is asked for.
+        nodes: of each node, how much `CPU` and `GPU` it has.
+
+    Raises:
+        ConfigError: the nodes do not have it.
+    """
     each = {"CPU": float(workers.cpus)} | ({"GPU": workers.gpus} if workers.gpus else {})
     room = sum(int(min(node.get(name, 0.0) / share for name, share in each.items())) for node in nodes)
     if room < workers.count:

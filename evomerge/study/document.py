@@ -4,16 +4,21 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
+from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel, ConfigDict
 
 from evomerge.errors import OneLineError
 from evomerge.study.folder import folders_in
 from evomerge.study.results import Baseline, Candidate, Finalist, Range, Result, State
+from evomerge.study.status import read_status
 from evomerge.study.view import StudyState, StudyView
 from fitness.confidence import Estimate, combine
 
 Triple: TypeAlias = tuple[float, float, float]
+
+# of candidates that have ended: they do not change any more, and a study may have thousands
+_made: "WeakKeyDictionary[StudyView, dict[int, CandidateDocument]]" = WeakKeyDictionary()
 
 
 class _Document(BaseModel):
@@ -145,15 +150,39 @@ class StudyDocument(_Document):
 
 
 class StudySummary(_Document):
-    """One line of `evomerge studies`; `objective` is that of the candidate that export hands over, null without one."""
+    """One line of `evomerge studies`.
+
+    Attributes:
+        candidates: asked so far, those that are running among them.
+        done: candidates that have their result.
+        total: the budget of candidates.
+        objective: of the candidate that export hands over, null without one.
+        objective_interval: of the same, (low, high) with 95 % confidence.
+        gates_cleared: by the candidate that export hands over, else by the one that comes nearest; null before any.
+        gates: how many there are; null before any candidate was scored.
+        hours: of search, over all sessions.
+        rate: candidates per hour in the session that is running; null until it is worth telling.
+        seconds_left: until the budget of the session that is running is used up; null until it is worth telling.
+        begun: when its first session began, UTC, ISO 8601; null if it is not known.
+        updated: when it was last heard of, UTC, ISO 8601; null if it is not known.
+    """
 
     study: str
     folder: str
     state: StudyState
     candidates: int
+    done: int
+    total: int | None
     feasible: int
     objective: float | None
+    objective_interval: Range | None
+    gates_cleared: int | None
+    gates: int | None
     hours: float
+    rate: float | None
+    seconds_left: float | None
+    begun: str | None
+    updated: str | None
     reason: None = None
 
 
@@ -172,17 +201,18 @@ StudyEntry: TypeAlias = StudySummary | BrokenStudy
 def study_document(study: StudyView) -> StudyDocument:
     """The document of a study as it is now."""
     winner, candidates = study.winner, study.candidates()
+    documents = _candidates(study, candidates)
     return StudyDocument(
         study=study.name,
         state=study.state,
-        best=None if winner is None else _candidate(winner),
+        best=None if winner is None else documents[winner.number],
         hours=study.hours,
         item_evaluations=study.item_evaluations,
         benchmarks=study.benchmarks,
         baselines=tuple(map(_baseline, study.baselines())),
         finalists=tuple(_finalist(finalist, candidates) for finalist in study.finalists()),
         differences=tuple(DifferenceDocument(**vars(difference)) for difference in study.differences()),
-        candidates=tuple(map(_candidate, candidates)),
+        candidates=documents,
     )
 
 
@@ -201,24 +231,51 @@ def candidate_detail(study: StudyView, number: int) -> CandidateDetail:
 
 def list_studies(runs_dir: Path) -> tuple[StudyEntry, ...]:
     """Every folder in `runs_dir`, by name, the broken ones with the reason."""
-    return tuple(map(_entry, folders_in(runs_dir)))
+    return tuple(map(study_entry, folders_in(runs_dir)))
 
 
-def _entry(folder: Path) -> StudyEntry:
+def study_summary(study: StudyView) -> StudySummary:
+    """How a study stands."""
+    tally, winner, status = study.tally, study.winner, read_status(study.folder)
+    shown = winner or tally.nearest
+    return StudySummary(
+        study=study.name,
+        folder=str(study.folder.path),
+        state=study.state,
+        candidates=tally.candidates,
+        done=tally.done,
+        total=_budget(study),
+        feasible=tally.feasible,
+        objective=None if winner is None else winner.objective,
+        objective_interval=None if winner is None else winner.objective_interval,
+        gates_cleared=None if shown is None else sum(shown.gates.values()),
+        gates=None if shown is None else len(shown.gates),
+        hours=study.hours,
+        rate=None if status is None else status.rate,
+        seconds_left=None if status is None else status.seconds_left,
+        begun=study.begun,
+        updated=study.updated if status is None else status.updated,
+    )
+
+
+def _budget(study: StudyView) -> int | None:
+    """The candidates of the budget; None in the config of what is no search."""
+    budget = study.config.get("budget")
+    candidates = budget.get("candidates") if isinstance(budget, dict) else None
+    return candidates if isinstance(candidates, int) else None
+
+
+def broken_study(folder: Path, error: OneLineError) -> BrokenStudy:
+    """A folder that cannot be read as a study."""
+    return BrokenStudy(study=folder.name, folder=str(folder), reason=str(error))
+
+
+def study_entry(folder: Path) -> StudyEntry:
+    """How the study in a folder stands, or why it cannot be read."""
     try:
-        study = StudyView(folder)
-        candidates, winner = study.candidates(), study.winner
-        return StudySummary(
-            study=study.name,
-            folder=str(folder),
-            state=study.state,
-            candidates=len(candidates),
-            feasible=sum(candidate.feasible for candidate in candidates),
-            objective=None if winner is None else winner.objective,
-            hours=study.hours,
-        )
+        return study_summary(StudyView(folder))
     except OneLineError as error:
-        return BrokenStudy(study=folder.name, folder=str(folder), reason=str(error))
+        return broken_study(folder, error)
 
 
 def _result(result: Result) -> ResultDocument:
@@ -248,6 +305,15 @@ def _candidate(candidate: Candidate) -> CandidateDocument:
         genome=dict(candidate.genome),
         attempts=candidate.attempts,
     )
+
+
+def _candidates(study: StudyView, candidates: Sequence[Candidate]) -> tuple[CandidateDocument, ...]:
+    """The documents of all candidates; those of ended ones are made once for each view."""
+    made = _made.setdefault(study, {})
+    for candidate in candidates:
+        if candidate.state != "running" and candidate.number not in made:
+            made[candidate.number] = _candidate(candidate)
+    return tuple(made.get(candidate.number) or _candidate(candidate) for candidate in candidates)
 
 
 def _baseline(baseline: Baseline) -> BaselineDocument:

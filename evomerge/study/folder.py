@@ -47,6 +47,16 @@ class StudyFolder:
         return self.path / "study.lock"
 
     @property
+    def request(self) -> Path:
+        """What the running search was asked for, if anything."""
+        return self.path / "request"
+
+    @property
+    def status(self) -> Path:
+        """What the running search does."""
+        return self.path / "status.json"
+
+    @property
     def items(self) -> Path:
         """The folder of the per-item scores."""
         return self.path / "items"
@@ -186,25 +196,37 @@ def new_folder(path: Path) -> Iterator[StudyFolder]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a crash, finds the old content or the new. Raises OSError."""
-    partial = path.with_name(f".{path.name}.partial")
+def replace_file(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Write a file so that a reader finds the old content or the new.
+
+    Args:
+        path: of the file.
+        content: of the file.
+        durable: a power cut, too, leaves the old content or the new.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")  # several may write it at once
     try:
         with partial.open("wb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         partial.replace(path)
     except OSError:
         partial.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    if durable:
+        sync_folder(path.parent)
 
 
 def remove_partial_files(folder: Path) -> None:
     """Remove what a killed `replace_file` left. Raises OSError."""
     for partial in folder.glob(".*.partial"):
-        partial.unlink(missing_ok=True)
+        if partial.is_file():  # a merge into this folder makes a folder of such a name
+            partial.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -36,6 +36,9 @@ class StudyLock:
     Args:
         path: the lock file; it is made if need be and stays.
 
+    Attributes:
+        holder: this process.
+
     Raises:
         StudyInUseError: another process, or another `Study` of this one, holds it.
         StudyError: the file cannot be made.
@@ -46,9 +49,10 @@ class StudyLock:
             self._file = path.open("a+b")
             try:
                 self._acquire(path)
-                holder = Holder(os.getpid(), socket.gethostname(), datetime.now(UTC).isoformat(timespec="seconds"))
+                now = datetime.now(UTC).isoformat(timespec="seconds")
+                self.holder = Holder(os.getpid(), socket.gethostname(), now)
                 self._file.truncate(0)
-                self._file.write(json.dumps(asdict(holder)).encode())
+                self._file.write(json.dumps(asdict(self.holder)).encode())
                 self._file.flush()
             except BaseException:
                 self._file.close()
@@ -67,7 +71,7 @@ class StudyLock:
                         "study is in use",
                         where=path.parent,
                         found=f"process {holder.pid} on {holder.host} since {holder.since}" if holder else None,
-                        remedy="wait for it or stop it with Ctrl-C",
+                        remedy=f"wait for it, or ask it to end: evomerge pause {path.parent}",
                     ) from error
                 time.sleep(0.01)
 

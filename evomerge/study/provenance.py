@@ -154,7 +154,7 @@ class Provenance(_Document):
         benchmarks: public ones that steered the search: its scores on them are no benchmark results.
         scores: on dev, in each task's own unit.
         intervals: task -> (low, high) of its score with 95 % confidence.
-        config: of the study, resolved.
+        config: of the study, resolved, without who was told of it.
     """
 
     recipe_sha256: str
@@ -202,7 +202,8 @@ def provenance(
         gates=candidate.gates,
         holdout=None if finalist is None else _holdout(finalist),
         environment=environment,
-        config=config,
+        # a recipe is passed on, and the address of a webhook is a secret
+        config={key: value for key, value in config.items() if key != "notify"},
     )
 
 

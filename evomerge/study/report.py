@@ -1,47 +1,22 @@
 """The report: one HTML file that shows a study and needs nothing else, no network and no evomerge."""
 
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
-from pydantic import BaseModel, ValidationError
 
-from evomerge.errors import StudyError, SuiteError, UsageError
-from evomerge.recipe import Recipe
-from evomerge.study.document import (
-    BaselineDocument,
-    ResultDocument,
-    StudyDocument,
-    study_document,
-)
-from evomerge.study.figures import TaskFacts, objective_figure, task_figure
+from evomerge.errors import UsageError
+from evomerge.study.document import study_document
+from evomerge.study.figures import study_figures
+from evomerge.study.filters import FILTERS
 from evomerge.study.folder import replace_file
-from evomerge.study.verdict import evidence, ranked, signed, verdict
+from evomerge.study.page import CandidateQuery, study_page
 from evomerge.study.view import StudyView
-from fitness.gates import bounds
-from fitness.suite import SuiteConfig
 
-SHOWN = 30  # candidates in the table of gates
-# named one by one: Plotly's own choice holds one that uploads the plot to its makers
-_BUTTONS = {
-    "displaylogo": False,
-    "modeBarButtons": [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
-    "showSendToCloud": False,
-    "responsive": True,
-}
+SHOWN = 200  # candidates in the table
 
-
-class _Models(BaseModel):
-    parents: tuple[Any, ...]
-
-
-class _Config(BaseModel):
-    """As much of a study's config as the report needs."""
-
-    models: _Models
-    suite: SuiteConfig
+_TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_report(study: StudyView, path: Path | None = None) -> Path:
@@ -70,95 +45,34 @@ def write_report(study: StudyView, path: Path | None = None) -> Path:
 
 
 def report(study: StudyView) -> str:
-    """The report as HTML. The same study gives the same text.
+    """The report as HTML: the study page of the dashboard without its links. The same study gives the same text.
 
     Raises:
         StudyError: the study is damaged.
     """
     document = study_document(study)
-    tasks = task_facts(study, document)
     jinja = Environment(
         autoescape=True,
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(_TEMPLATES),
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    jinja.filters["signed"] = lambda difference: "–" if difference is None else signed(difference)
-    jinja.filters["interval"] = lambda ends: "" if ends is None else f"[{ends[0]:.4f}, {ends[1]:.4f}]"
-    jinja.filters["number"] = lambda value: "–" if value is None else f"{value:.4f}"
+    jinja.filters.update(FILTERS)
     return jinja.get_template("report.html.jinja").render(
-        study=document,
-        tasks=tasks,
-        recipe=None if document.best is None else study.candidate(document.best.number).recipe,
-        verdict=verdict(document),
-        evidence=evidence(document),
-        candidates={candidate.number: candidate for candidate in document.candidates},
-        ranked=ranked(document.candidates)[:SHOWN],
-        failures=failures(document),
-        environment=study.environment,
+        page=study_page(study, document, CandidateQuery(size=SHOWN)),
+        url=None,
+        style=_own("app.css"),
+        script=_own("figures.js"),
         plotly=Markup(get_plotlyjs()),
-        objective_plot=_html(objective_figure(document), "objective"),
-        task_plots=[_html(task_figure(document, task), f"task-{index}") for index, task in enumerate(tasks)],
+        figures={name: _in_a_script(figure.to_json()) for name, figure in study_figures(study, document).items()},
     )
 
 
-def task_facts(study: StudyView, document: StudyDocument) -> tuple[TaskFacts, ...]:
-    """The suite's tasks, in its order, with the bounds of their gates on dev.
-
-    Raises:
-        StudyError: the study's config is not that of a search.
-    """
-    config, facts = _config(study), study.tasks()
-    references = {
-        each.name: each.scores for each in document.baselines if each.objective is not None and _is_source(each)
-    }
-    resolved: dict[str, float] = {}
-    # the best parent is not known before all are
-    if len(references) == 1 + len(config.models.parents):
-        resolved = {task: bound for task, (bound, _) in bounds(config.suite, references).items()}
-    return tuple(
-        TaskFacts(
-            name=task.name,
-            metric=task.metric,
-            higher_is_better=facts[task.name]["higher_is_better"] if task.name in facts else None,
-            weight=task.weight,
-            gate=None if task.gate is None else str(task.gate),
-            bound=resolved.get(task.name),
-            references={model: scores[task.name] for model, scores in references.items()},
-        )
-        for task in config.suite.tasks
-    )
+def _own(name: str) -> Markup:
+    return Markup((_TEMPLATES / name).read_text(encoding="utf-8"))
 
 
-def failures(study: StudyDocument) -> dict[str, list[str]]:
-    """Reason -> the names of what failed for it, the most frequent reason first."""
-    rows: list[tuple[str, ResultDocument]] = [(f"candidate {each.number}", each) for each in study.candidates]
-    rows += [(f"baseline {each.name}", each) for each in study.baselines]
-    rows += [(f"{each.name} on holdout", each) for each in study.finalists]
-    by_reason: dict[str, list[str]] = {}
-    for name, result in rows:
-        if result.reason is not None:
-            by_reason.setdefault(result.reason, []).append(name)
-    return dict(sorted(by_reason.items(), key=lambda each: -len(each[1])))
-
-
-def _is_source(baseline: BaselineDocument) -> bool:
-    """Whether it is the base or a parent as it is, which gates may refer to."""
-    return Recipe.from_yaml(baseline.recipe).merge_method == "passthrough"
-
-
-def _config(study: StudyView) -> _Config:
-    try:
-        return _Config.model_validate(study.config)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = f"{study.folder.config}: {'.'.join(map(str, first['loc']))}"
-        raise StudyError("not the config of a search", where=where, found=first["msg"]) from error
-    except SuiteError as error:
-        raise StudyError("not the config of a search", where=study.folder.config, found=error) from error
-
-
-def _html(figure: Any, name: str) -> Markup:
-    # Plotly writes < and > in its JSON as \u003c and \u003e, so no name can end the script
-    return Markup(figure.to_html(config=_BUTTONS, include_plotlyjs=False, full_html=False, div_id=name))
+def _in_a_script(document: str) -> Markup:
+    """JSON in which no text can end the script element that holds it."""
+    return Markup(document.replace("<", "\\u003c"))

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeAlias
@@ -22,10 +23,11 @@ from evomerge.study.folder import (
 )
 from evomerge.study.items import baseline_items, candidate_items, holdout_items, write_items
 from evomerge.study.journal import recording, remove_stale_lock, repair
-from evomerge.study.lock import StudyLock
+from evomerge.study.lock import Holder, StudyLock
 from evomerge.study.provenance import Environment, provenance
+from evomerge.study.requests import withdraw
 from evomerge.study.results import Baseline, Candidate, Result, result_document, rung_key
-from evomerge.study.view import StudyView, open_storage
+from evomerge.study.view import Ended, StudyView, open_storage
 from fitness.items import Scores
 
 MAX_ATTEMPTS = 5  # of one candidate, over worker deaths and interrupted sessions
@@ -89,6 +91,8 @@ class Study(StudyView):
         self._lock = StudyLock(self.folder.lock)
         try:
             with writing(self.folder.path):
+                # it was asked of a session that has ended; at once, as from now on this one may be asked
+                withdraw(self.folder)
                 if self.folder.journal.is_file():
                     repair(self.folder.journal)
                     remove_stale_lock(self.folder.journal)
@@ -96,11 +100,22 @@ class Study(StudyView):
                 remove_partial_files(self.folder.path)
                 remove_partial_files(self.folder.items)
             super()._open()
+            self._interrupted = self._ending() is None
             self._seconds_before = super().hours * 3600
             self._publish()
         except BaseException:
             self._lock.release()
             raise
+
+    @property
+    def session(self) -> Holder:
+        """This process, as others see it."""
+        return self._lock.holder
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the session before this one was killed or met an error: what was running then was cut off."""
+        return self._interrupted
 
     @property
     def hours(self) -> float:
@@ -132,8 +147,6 @@ class Study(StudyView):
         Raises:
             StudyError: the disk or the database cannot be written.
         """
-        if self._attributes().get("finished"):
-            self._set("finished", False)
         distributions = {name: self._distribution(name, space[name]) for name in genome}
         trial = create_trial(
             state=TrialState.RUNNING,
@@ -259,9 +272,15 @@ class Study(StudyView):
         """Record a JSON value that reports show. Raises StudyError."""
         self._set(f"note:{name}", {"name": name, "value": value, "elapsed": self._elapsed})
 
-    def end(self) -> None:
-        """Record that the search came to its end; a new candidate opens it again. Raises StudyError."""
-        self._set("finished", True)
+    def begin(self) -> None:
+        """Record that a session of search begins: killed from now on, the study is interrupted. Raises StudyError."""
+        if self.begun is None:  # an older evomerge recorded it with its candidates only
+            self._set("begun", _now())
+        self._set("ended", None)
+
+    def end(self, how: Ended = "finished") -> None:
+        """Record how the session came to its end. Raises StudyError."""
+        self._set("ended", {"how": how, "at": _now()})
 
     def change_config(self, config: Mapping[str, Any]) -> None:
         """Replace config.yaml, under another budget or with other workers. Raises StudyError."""
@@ -343,6 +362,10 @@ class Study(StudyView):
                 if self.folder.journal.is_file():
                     repair(self.folder.journal)
                 raise
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _distribution(dimension: Dimension) -> BaseDistribution:

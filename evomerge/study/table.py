@@ -9,6 +9,7 @@ from rich.text import Text
 
 from evomerge.study.document import CandidateDetail, ResultDocument, StudyDocument, StudyEntry, StudySummary
 from evomerge.study.results import Range
+from evomerge.study.status import duration
 from evomerge.study.verdict import evidence, ranked, verdict
 
 SHOWN = 15  # candidates that the table of a study holds
@@ -16,12 +17,19 @@ SHOWN = 15  # candidates that the table of a study holds
 
 def studies_table(entries: Iterable[StudyEntry]) -> Table:
     """One row for each study."""
-    table = Table("study", "state", "candidates", "feasible", "best", "hours", box=None)
+    table = Table("study", "state", "candidates", "feasible", "best", "gates", "hours", "left", box=None)
     for entry in entries:
         if isinstance(entry, StudySummary):
-            best = "-" if entry.objective is None else f"{entry.objective:.4f}"
-            counts = (str(entry.candidates), str(entry.feasible), best, f"{entry.hours:.2f}")
-            table.add_row(Text(entry.study), entry.state, *counts)
+            table.add_row(
+                Text(entry.study),
+                entry.state,
+                f"{entry.done}/{entry.total or '?'}",
+                str(entry.feasible),
+                "-" if entry.objective is None else _value(entry.objective, entry.objective_interval),
+                "-" if entry.gates is None else f"{entry.gates_cleared}/{entry.gates}",
+                f"{entry.hours:.2f}",
+                "-" if entry.seconds_left is None else duration(entry.seconds_left),
+            )
         else:
             table.add_row(Text(entry.study), Text("broken", style="red"), Text(entry.reason))
     return table

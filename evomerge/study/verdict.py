@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 from evomerge.study.document import (
     BaselineDocument,
@@ -14,6 +14,10 @@ from evomerge.study.document import (
 from fitness.ranking import violation
 
 R = TypeVar("R", bound=ResultDocument)
+
+Kind: TypeAlias = Literal["feasible", "infeasible", "stopped", "failed", "running"]
+"""What became of a candidate: scored on all items and every gate cleared, or not; stopped by a race; failed; or none
+of these yet."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,15 @@ def signed(difference: tuple[float, float, float]) -> str:
     """A difference with its interval, as text."""
     value, low, high = difference
     return f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"
+
+
+def kind_of(candidate: CandidateDocument) -> Kind:
+    """What became of a candidate."""
+    if candidate.state != "complete":
+        return candidate.state
+    if candidate.stopped is not None:
+        return "stopped"
+    return "feasible" if candidate.feasible else "infeasible"
 
 
 def ranked(candidates: Iterable[CandidateDocument]) -> list[CandidateDocument]:

@@ -1,11 +1,12 @@
 """Reading a study: no lock, no repair, no writes, also while another process writes to it."""
 
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
 from itertools import count, takewhile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from optuna import get_all_study_names
 from optuna.storages import BaseStorage
@@ -18,9 +19,11 @@ from evomerge.study.journal import open_database, open_journal, reading
 from evomerge.study.lock import Holder, holder
 from evomerge.study.provenance import Environment
 from evomerge.study.results import ANSWERS, Baseline, Candidate, Difference, Finalist, Result, State, rung_key
+from evomerge.study.tally import Tally
 from fitness.items import Scores, TaskScores
 
-StudyState = Literal["running", "interrupted", "finished"]
+Ended = Literal["paused", "stopped", "finished"]
+StudyState = Literal["running", "paused", "stopped", "finished", "interrupted"]
 
 _STATES: dict[TrialState, State] = {
     TrialState.RUNNING: "running",
@@ -31,6 +34,25 @@ _STATES: dict[TrialState, State] = {
 
 # Optuna's own tools can end a trial, too
 _FOREIGN = vars(Result(reason="ended by another program"))
+
+
+class _Ending(TypedDict):
+    how: Ended
+    at: str | None
+
+
+@dataclass(frozen=True)
+class _Known:
+    """The first candidates of a study, as far as all of them have ended: they do not change any more."""
+
+    candidates: tuple[Candidate, ...] = ()
+    tally: Tally = field(default_factory=Tally)
+    seconds: float = 0.0  # of search until the last record of theirs
+
+    def plus(self, trials: Sequence[FrozenTrial]) -> "_Known":
+        candidates = [*map(_candidate, trials)]
+        seconds = max(map(_seconds, trials))
+        return _Known((*self.candidates, *candidates), self.tally.plus(candidates), max(self.seconds, seconds))
 
 
 class StudyView:
@@ -51,7 +73,7 @@ class StudyView:
     def _open(self) -> None:
         self._storage = open_storage(self.folder, self.config)
         self._study_id = self._find()
-        self._finished: dict[int, Candidate] = {}
+        self._known = _Known()
 
     def _find(self) -> int:
         with reading(self.folder.journal):
@@ -83,27 +105,51 @@ class StudyView:
 
     @property
     def state(self) -> StudyState:
-        """`finished` once a search came to its end, `running` while a process writes to it, else `interrupted`."""
+        """`running` while a process writes to it, then how its last session ended.
+
+        `paused`: it was asked to keep the rest for later. `stopped`: it was asked to end, and the winner of what there
+        was has been chosen. `finished`: its budget was used up, and the winner has been chosen. `interrupted`: none of
+        these; it was killed or met an error.
+        """
         if self.holder is not None:
             return "running"
-        return "finished" if self._attributes().get("finished") else "interrupted"
+        ending = self._ending()
+        return "interrupted" if ending is None else ending["how"]
+
+    @property
+    def begun(self) -> str | None:
+        """When its first session began, UTC, ISO 8601; None if it is not known."""
+        begun: str | None = self._attributes().get("begun")
+        return begun or next((_utc(trial.datetime_start) for trial in self._trials() if trial.datetime_start), None)
+
+    @property
+    def updated(self) -> str | None:
+        """When its last session ended, or its last candidate where none has; UTC, ISO 8601; None before any."""
+        ending = self._ending()
+        if ending is not None and ending["at"] is not None:
+            return ending["at"]
+        moments = (trial.datetime_complete or trial.datetime_start for trial in self._trials())
+        last = max((moment for moment in moments if moment is not None), default=None)
+        return None if last is None else _utc(last)
 
     @property
     def hours(self) -> float:
         """Hours of search until the last record, over all sessions."""
-        seconds = [step["elapsed"] for trial in self._trials() for step in (*_rungs(trial), _outcome(trial)) if step]
+        known, later = self._read()
+        seconds = [known.seconds, *map(_seconds, later)]
         seconds += [record["elapsed"] for record in self._records("baseline:", "finalist:", "note:")]
-        return max(seconds, default=0.0) / 3600
+        return max(seconds) / 3600
 
     def candidates(self) -> tuple[Candidate, ...]:
         """All candidates; the one at index i has number i."""
-        candidates = []
-        for trial in self._trials():
-            candidate = self._finished.get(trial.number) or _candidate(trial)
-            if candidate.state != "running":
-                self._finished[trial.number] = candidate
-            candidates.append(candidate)
-        return tuple(candidates)
+        known, later = self._read()
+        return (*known.candidates, *map(_candidate, later))
+
+    @property
+    def tally(self) -> Tally:
+        """Counts over all candidates."""
+        known, later = self._read()
+        return known.tally.plus(map(_candidate, later))
 
     def candidate(self, number: int) -> Candidate:
         """One candidate.
@@ -111,16 +157,17 @@ class StudyView:
         Raises:
             UsageError: there is none of that number.
         """
-        candidates = self.candidates()
-        if not 0 <= number < len(candidates):
-            known = f"0 to {len(candidates) - 1}" if candidates else "the study has none yet"
-            raise UsageError("no such candidate", where=f"study {self.name}", expected=known, found=number)
-        return candidates[number]
+        known, later = self._read()
+        count = len(known.candidates)
+        if not 0 <= number < count + len(later):
+            numbers = f"0 to {count + len(later) - 1}" if count or later else "the study has none yet"
+            raise UsageError("no such candidate", where=f"study {self.name}", expected=numbers, found=number)
+        return known.candidates[number] if number < count else _candidate(later[number - count])
 
     @property
     def best(self) -> Candidate | None:
         """The feasible candidate whose objective on dev has the highest lower limit, the earliest among equals."""
-        return best_of(self.candidates())
+        return self.tally.best
 
     @property
     def winner(self) -> Candidate | None:
@@ -209,10 +256,18 @@ class StudyView:
     @property
     def item_evaluations(self) -> int:
         """How many documents were scored in this study, over all tasks and recipes."""
-        candidates = [(each, *each.rungs)[-1 if each.state == "running" else 0] for each in self.candidates()]
         answers = self.notes().get(ANSWERS, {"item_evaluations": 0})
-        scored = (*candidates, *self.baselines(), *self.finalists())
-        return sum((each.item_evaluations for each in scored), answers["item_evaluations"])
+        others = sum(each.item_evaluations for each in (*self.baselines(), *self.finalists()))
+        return self.tally.item_evaluations + others + int(answers["item_evaluations"])
+
+    def _read(self) -> tuple[_Known, list[FrozenTrial]]:
+        """The first candidates, as far as all of them have ended, and the trials of the others."""
+        trials, known = self._trials(), self._known
+        count = len(known.candidates)
+        ended = [*takewhile(lambda trial: trial.state.is_finished(), trials[count:])]
+        if ended:
+            known = self._known = known.plus(ended)
+        return known, trials[count + len(ended) :]
 
     def _trials(self) -> list[FrozenTrial]:
         with reading(self.folder.journal):
@@ -221,6 +276,14 @@ class StudyView:
     def _attributes(self) -> dict[str, Any]:
         with reading(self.folder.journal):
             return self._storage.get_study_user_attrs(self._study_id)
+
+    def _ending(self) -> _Ending | None:
+        """How and when its last session ended, None if it is going on or ended in no way of its own."""
+        attributes = self._attributes()
+        if attributes.get("finished") and "ended" not in attributes:  # of an older evomerge
+            return {"how": "finished", "at": None}
+        ending: _Ending | None = attributes.get("ended")
+        return ending
 
     def _records(self, *prefixes: str) -> list[dict[str, Any]]:
         return [record for key, record in self._attributes().items() if key.startswith(prefixes)]
@@ -234,6 +297,11 @@ def open_storage(folder: StudyFolder, config: Mapping[str, Any]) -> BaseStorage:
     """
     url = config.get("storage")
     return open_journal(folder.journal) if url is None else open_database(url)
+
+
+def _utc(moment: datetime) -> str:
+    """A local time, as Optuna records it."""
+    return moment.astimezone(UTC).isoformat(timespec="seconds")
 
 
 def _candidate(trial: FrozenTrial) -> Candidate:
@@ -253,9 +321,10 @@ def _candidate(trial: FrozenTrial) -> Candidate:
     )
 
 
-def _outcome(trial: FrozenTrial) -> dict[str, Any]:
-    outcome: dict[str, Any] = trial.user_attrs.get("outcome", {})
-    return outcome
+def _seconds(trial: FrozenTrial) -> float:
+    """Of search until the last record of a trial, over all sessions."""
+    steps = (*_rungs(trial), trial.user_attrs.get("outcome"))
+    return max((step["elapsed"] for step in steps if step), default=0.0)
 
 
 def _rungs(trial: FrozenTrial) -> list[dict[str, Any]]:
@@ -265,7 +334,7 @@ def _rungs(trial: FrozenTrial) -> list[dict[str, Any]]:
 
 def _fields(record: Mapping[str, Any]) -> dict[str, Any]:
     # a study of an older evomerge does not have them all
-    found = {field.name: record[field.name] for field in fields(Result) if field.name in record}
+    found = {each.name: record[each.name] for each in fields(Result) if each.name in record}
     if (interval := found.get("objective_interval")) is not None:  # JSON has no tuples
         found["objective_interval"] = tuple(interval)
     return found | {"intervals": {task: tuple(limits) for task, limits in found.get("intervals", {}).items()}}
@@ -273,5 +342,4 @@ def _fields(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def best_of(candidates: Iterable[Candidate]) -> Candidate | None:
     """The feasible candidate whose objective has the highest lower limit, the earliest among equals."""
-    feasible = (candidate for candidate in candidates if candidate.feasible)
-    return max(feasible, key=lambda candidate: (candidate.floor, -candidate.number), default=None)
+    return Tally().plus(candidates).best

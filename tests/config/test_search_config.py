@@ -131,5 +131,19 @@ def test_a_resume_may_change_budget_and_workers_only(config_dir):
         resumed_config(config, ["budget.candidates=0"])
 
 
+def test_who_is_told_is_a_command_a_webhook_or_nobody_and_may_change(config_dir):
+    config = compose(config_dir)
+    assert (config.notify.command, config.notify.webhook) == (None, None)
+    assert config.notify.events == ("finished", "failed", "feasible")
+    config = compose(config_dir, "notify.command=[mail, me]", "notify.webhook='https://here/hook?a=b'")
+    assert (config.notify.command, config.notify.webhook) == (("mail", "me"), "https://here/hook?a=b")
+    resumed = resumed_config(config, ["notify.command=mail $EVOMERGE_EVENT", "notify.events=[failed]"])
+    assert (resumed.notify.command, resumed.notify.events) == ("mail $EVOMERGE_EVENT", ("failed",))
+    assert resumed_config(resumed, ["notify.command=null"]).notify.command is None
+    for override in ("notify.command=[]", "notify.command=[1]", "notify.webhook=here", "notify.events=[never]"):
+        with pytest.raises(ConfigError, match=rf"notify\.{override[7:11]}"):
+            compose(config_dir, override)
+
+
 def test_scoring_needs_a_suite_only(config_dir):
     assert score_config(["suite=mine"], config_dir).suite.tasks[0].name == "t"

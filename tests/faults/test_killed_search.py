@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from evomerge.cli import main
 from evomerge.study import StudyView
+from evomerge.study.status import read_status
 
 CANDIDATE = r'"x": ?\['  # stands in the journal once for each candidate
 WORKER = r"worker ready: node \S+, pid (\d+)"
@@ -78,21 +80,53 @@ def test_a_killed_worker_is_replaced_and_the_budget_is_completed(words, tmp_path
     assert "worker died" in (folder / "search.log").read_text()
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_told_to_stop_it_drains_and_resumes(calm, words, held, tmp_path, stop):
-    folder = tmp_path / "stopped"
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, "pause"])
+def test_told_to_pause_it_drains_and_resumes(calm, words, held, tmp_path, how):
+    folder = tmp_path / "paused"
     process = start(words(folder, "budget.candidates=19"))
     wait_for(folder, CANDIDATE, 6, process)
-    process.send_signal(stop)
+    if how == "pause":
+        assert main(["pause", str(folder), "--wait"]) == 0
+    else:
+        process.send_signal(how)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "evomerge resume" in said
-    stopped = StudyView(folder)
-    states = [candidate.state for candidate in stopped.candidates()]
-    assert stopped.state == "interrupted"
+    paused = StudyView(folder)
+    states = [candidate.state for candidate in paused.candidates()]
+    assert paused.state == "paused"
+    assert read_status(paused.folder) is None
     assert 6 <= len(states) < 19
     assert set(states) == {"complete"}
     process = start(["resume", str(folder)])
     process.communicate(timeout=120)
     assert process.returncode == 0
     assert held(folder) == held(calm)
+
+
+def test_told_to_stop_it_chooses_a_winner_and_can_still_be_resumed(calm, words, held, tmp_path):
+    folder, told = tmp_path / "stopped", tmp_path / "told"
+    process = start(words(folder, "budget.candidates=19", f"notify.command='echo $EVOMERGE_EVENT >> {told}'"))
+    wait_for(folder, CANDIDATE, 6, process)
+    status = read_status(StudyView(folder).folder)
+    assert (status.pid, status.phase, status.total) == (process.pid, "candidates", 19)
+    assert {worker.job for worker in status.workers} <= {None, *(f"candidate {number}" for number in range(19))}
+    assert main(["stop", str(folder), "--wait"]) == 0
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert str(folder / "best.yaml") in said
+    stopped = StudyView(folder)
+    assert stopped.state == "stopped"
+    assert 6 <= len(stopped.candidates()) < 19
+    assert stopped.winner.number in {finalist.number for finalist in stopped.finalists()}
+    assert (folder / "best.yaml").read_text() == stopped.winner.recipe
+    assert told.read_text().split() == ["feasible", "finished"]
+    assert main(["stop", str(folder)]) == 2
+    process = start(["resume", str(folder), "notify.events=[failed]"])
+    process.communicate(timeout=120)
+    assert process.returncode == 0
+    now, calmly = held(folder), held(calm)
+    assert (now["candidates"], now["best"]) == (calmly["candidates"], calmly["best"])
+    assert calmly["finalists"].items() <= now["finalists"].items()
+    assert StudyView(folder).state == "finished"
+    assert told.read_text().split() == ["feasible", "finished"]

@@ -82,7 +82,7 @@ def search(config, pool, tmp_path) -> Iterator[Search]:
     ):
         harness = pool.evaluator.harness
         course = Course(harness.orders, harness.raceable, harness.additive)
-        yield Search(config, study, genome, optimizer, pool, progress, lambda: False, course)
+        yield Search(config, study, genome, optimizer, pool, progress, lambda: None, course)
 
 
 def test_a_worker_that_dies_at_the_end_costs_nothing(search, pool):

@@ -89,7 +89,7 @@ def session(config, pool):
             Study.create(folder, document, describe_environment({}, {})).close()
         with Study.open(folder) as study, SearchProgress(12, 0) as progress:
             course = Course(harness.orders, harness.raceable, harness.additive)
-            yield Search(config, study, genome, optimizer, pool, progress, lambda: False, course)
+            yield Search(config, study, genome, optimizer, pool, progress, lambda: None, course)
 
     return open_search
 

@@ -262,7 +262,7 @@ def searched(tiny, evaluator, tmp_path, held) -> Callable[..., tuple[list[str], 
             SearchProgress(config.budget.candidates, 0) as progress,
         ):
             course = Course(harness.orders, harness.raceable, harness.additive)
-            whole = Search(config, study, genome, optimizer, pool, progress, lambda: False, course)
+            whole = Search(config, study, genome, optimizer, pool, progress, lambda: None, course)
             whole.run()
             choose_winner(whole)
         return workers.names, held(config.folder)

@@ -24,6 +24,14 @@ def test_the_winner_is_exported_unless_a_number_is_given(study: Study, recorded:
         choose(study, 2)
 
 
+def test_what_is_passed_on_does_not_say_who_was_told(folder: Path, created: Callable[..., Study], recorded: Add):
+    with created(folder, notify={"webhook": "https://here/secret"}) as study:
+        best = recorded(study, 0.5)
+        sidecar = write_export(study, best, folder / "recipe.yaml")
+    for path in (sidecar, folder / "best.provenance.json"):
+        assert json.loads(path.read_text())["config"] == {"study": "night", "seed": 0}
+
+
 def test_nothing_feasible_names_the_nearest(study: Study, recorded: Add):
     for export in (choose, pareto):
         with pytest.raises(NothingFeasibleError, match="found 0 scored candidates"):

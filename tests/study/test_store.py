@@ -267,18 +267,47 @@ def test_hours_add_up_over_sessions_that_were_killed(folder: Path, created: Crea
     assert StudyView(folder).notes() == {"benchmarks": ["gsm8k"]}
 
 
-def test_a_finished_study_that_goes_on_is_no_longer_finished(folder: Path, created: Create, recorded: Add):
+def test_a_study_tells_how_its_last_session_ended(folder: Path, created: Create, recorded: Add):
     with created(folder) as study:
         assert study.state == "running"
+        study.begin()
         recorded(study, 0.5)
         study.end()
-    assert StudyView(folder).state == "finished"
+    view = StudyView(folder)
+    assert view.state == "finished"
+    begun, updated = view.begun, view.updated
+    assert begun <= updated
     with Study.open(folder) as study:
         assert study.state == "running"
-    assert StudyView(folder).state == "finished"  # opened, but nothing was asked
+    assert view.state == "finished"  # opened, but nothing was asked
     with Study.open(folder) as study:
+        study.begin()
+    assert view.state == "interrupted"
+    for how in ("paused", "stopped"):
+        with Study.open(folder) as study:
+            study.begin()
+            study.end(how)
+        assert (view.state, view.begun) == (how, begun)
+
+
+def test_a_finished_study_of_an_older_evomerge_is_finished_until_it_goes_on(folder: Path, created: Create, recorded):
+    with created(folder) as study:
         recorded(study, 0.5)
-    assert StudyView(folder).state == "interrupted"
+        study._set("finished", True)  # all that was recorded then
+    view = StudyView(folder)
+    assert view.state == "finished"
+    assert view.begun[:10] == view.updated[:10]  # of the candidate
+    with Study.open(folder) as study:
+        study.begin()
+    assert view.state == "interrupted"
+
+
+def test_what_a_killed_merge_left_in_the_folder_is_in_nobodys_way(folder: Path, created: Create):
+    created(folder).close()
+    (folder / ".model.0a1b2c3d.partial").mkdir()
+    (folder / ".best.yaml.0a1b2c3d.partial").touch()
+    Study.open(folder).close()
+    assert [path.name for path in folder.glob(".*")] == [".model.0a1b2c3d.partial"]
 
 
 def test_one_writer(study: Study, folder: Path):

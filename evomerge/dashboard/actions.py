@@ -1,0 +1,302 @@
+"""All that changes anything: what the pages' buttons post to, and what they download.
+
+Each does what the command of the same name does, through the same functions. A browser is led on to a page that says
+what was done; a program that takes JSON gets an `Answer`.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import quote
+
+from fastapi import APIRouter, Form, Query, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from starlette.responses import Response
+
+from evomerge.dashboard import launching
+from evomerge.dashboard.launching import LaunchForm
+from evomerge.dashboard.pages.launch import launch_answer
+from evomerge.dashboard.problems import wants_json
+from evomerge.dashboard.processes import Job, Processes
+from evomerge.dashboard.rendering import Flash, lead
+from evomerge.dashboard.settings import Settings, lies_in
+from evomerge.dashboard.state import Acts, Reads
+from evomerge.errors import ConfigError, OneLineError, StudyError, StudyInUseError, UsageError
+from evomerge.study import StudyView
+from evomerge.study.export import caution, choose, write_export
+from evomerge.study.report import report
+from evomerge.study.requests import Wish, ask
+
+PATIENCE = 10.0  # seconds in which most searches have either begun or said why they cannot
+LOOK = 0.1  # seconds between looks at one
+NUMBER = Field(ge=0, le=10**9)
+
+
+def _none_if_empty(value: object) -> object:
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+Number = Annotated[int | None, BeforeValidator(_none_if_empty), NUMBER]
+Count = Annotated[int | None, BeforeValidator(_none_if_empty), Field(ge=1, le=10**9)]
+Hours = Annotated[float | None, BeforeValidator(_none_if_empty), Field(gt=0, allow_inf_nan=False)]
+
+
+class ResumeForm(BaseModel):
+    """How a study goes on.
+
+    Attributes:
+        candidates: the whole budget from now on; null leaves it.
+        hours: the same.
+        workers: how many from now on; null leaves them.
+        overrides: one `key=value` a line, of budget.* or workers.*.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    candidates: Count = None
+    hours: Hours = None
+    workers: Count = None
+    overrides: str = ""
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """As `evomerge resume` takes it."""
+        given = {"budget.candidates": self.candidates, "budget.hours": self.hours, "workers.count": self.workers}
+        lines = (line.strip() for line in self.overrides.splitlines())
+        return (*(f"{key}={value}" for key, value in given.items() if value is not None), *filter(None, lines))
+
+
+class Answer(BaseModel):
+    """What an action has done.
+
+    Attributes:
+        message: in one line.
+        warning: what to watch, in one line; null if nothing.
+        study: that it was done to.
+        job: that was started; null if none.
+        path: that was written; null if nothing was.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    message: str
+    warning: str | None = None
+    study: str
+    job: Job | None = None
+    path: str | None = None
+
+
+router = APIRouter()
+
+
+@router.post("/studies/{study}/pause")
+def pause(request: Request, study: str, on: Acts) -> Response:
+    """Let the candidates that are running finish, and keep the rest for later."""
+    return _ask(request, on.shelf.study(study), "pause", "The search pauses once the running candidates are done.")
+
+
+@router.post("/studies/{study}/stop")
+def stop(request: Request, study: str, on: Acts) -> Response:
+    """Let the candidates that are running finish, then choose the winner."""
+    said = "The search ends once the running candidates are done and the finalists have met the holdout."
+    return _ask(request, on.shelf.study(study), "stop", said)
+
+
+@router.post("/studies/{study}/resume")
+def resume(request: Request, study: str, form: Annotated[ResumeForm, Form()], on: Acts) -> Response:
+    """Go on with a study, perhaps under a larger budget."""
+    view = on.shelf.study(study)
+    launching.check_resume(on.settings, view.config, form.words)
+    if (writer := view.holder) is not None:
+        raise StudyInUseError(
+            "study is in use",
+            where=view.folder.path,
+            found=f"process {writer.pid} on {writer.host} since {writer.since}",
+            remedy="pause it first",
+        )
+    job = on.processes.searching(study)
+    if job is not None and job.started > (view.updated or ""):  # else it is one that has just ended
+        raise StudyInUseError("study is being resumed", where=view.folder.path, found=f"job {job.id}")
+    job = on.processes.start("resume", study, "evomerge", "resume", str(view.folder.path), *form.words)
+    begun = _await(on.processes, job, lambda: view.holder is not None)
+    message = "The search goes on." if begun else "The search is starting; the Jobs page shows how that goes."
+    return _done(request, Answer(message=message, study=study, job=job), _page_of(study))
+
+
+@router.post("/studies/{study}/export")
+def export(
+    request: Request, study: str, on: Acts, path: Annotated[str, Form()], candidate: Annotated[Number, Form()] = None
+) -> Response:
+    """Write a candidate's recipe, with its provenance beside it, to a file in an allowed folder."""
+    view = on.shelf.study(study)
+    chosen = choose(view, candidate)
+    place = _place(on.settings, path, view.folder.path)
+    if place.suffix not in (".yaml", ".yml"):
+        raise UsageError("not a name for a recipe", where="path", expected="a name that ends in .yaml", found=path)
+    for taken in (place, place.with_name(f"{place.stem}.provenance.json")):
+        if taken.exists():
+            raise UsageError("file exists", where="path", found=taken, remedy="choose another name")
+    write_export(view, chosen, place)
+    answer = Answer(
+        message=f"The recipe of candidate {chosen.number} is in {place}.",
+        warning=caution(view, chosen),
+        study=study,
+        path=str(place),
+    )
+    return _done(request, answer, _page_of(study))
+
+
+@router.post("/studies/{study}/merge")
+def merge(
+    request: Request,
+    study: str,
+    on: Acts,
+    out: Annotated[str, Form()] = "",
+    candidate: Annotated[Number, Form()] = None,
+) -> Response:
+    """Start to merge a candidate's recipe into a checkpoint."""
+    view = on.shelf.study(study)
+    chosen = choose(view, candidate)
+    models = view.folder.path / "models"
+    place = _place(on.settings, out.strip() or f"candidate-{chosen.number}", models)
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise UsageError("folder is not empty", where="out", found=place, remedy="choose another name")
+    if place.parent == on.settings.runs_dir.resolve():
+        raise UsageError("not a place for a model", where="out", found=place, remedy="a folder there is a study")
+    job = on.processes.start_merge(view.folder, chosen.number, chosen.recipe, place)
+    answer = Answer(
+        message=f"Candidate {chosen.number} is being merged into {place}.",
+        warning=caution(view, chosen),
+        study=study,
+        job=job,
+        path=str(place),
+    )
+    return _done(request, answer, "/jobs")
+
+
+@router.post("/studies/{study}/prompts")
+def read_prompts(request: Request, study: str, on: Acts) -> Response:
+    """Start to read the prompts of a study's documents off its tasks."""
+    folder = on.shelf.study(study).folder
+    job = on.processes.start("prompts", study, "evomerge.dashboard.prompts", str(folder.path))
+    answer = Answer(message="The prompts are being read, which takes some seconds.", study=study, job=job)
+    return _done(request, answer, "/jobs")
+
+
+@router.get("/studies/{study}/recipe")
+def recipe(study: str, on: Reads, candidate: Annotated[int | None, NUMBER, Query()] = None) -> Response:
+    """A candidate's recipe, as a file: of the one that export hands over where no number is given."""
+    chosen = choose(on.shelf.study(study), candidate)
+    return _file(chosen.recipe, f"{study}-{chosen.number}.yaml", "application/yaml")
+
+
+@router.get("/studies/{study}/report")
+def download_report(study: str, on: Reads) -> Response:
+    """The report of a study, as a file."""
+    return _file(on.shelf.remember(study, "report", report), f"{study}.html", "text/html; charset=utf-8")
+
+
+@router.post("/launch")
+def launch(request: Request, form: Annotated[LaunchForm, Form()], on: Acts) -> Response:
+    """Start a study."""
+    try:
+        config = launching.compose(on.settings, form)
+        if (job := on.processes.searching(config.study)) is not None:
+            raise ConfigError("study is being launched", where="study", found=f"job {job.id}", remedy="wait for it")
+        job = on.processes.start("search", config.study, *launching.command(on.settings, form))
+        begun = _await(on.processes, job, config.folder.is_dir)
+    except OneLineError as error:
+        return _launch_error(request, form, error)
+    answer = Answer(message=f"Study {config.study} is being launched.", study=config.study, job=job)
+    return _done(request, answer, _page_of(config.study) if begun else "/jobs")
+
+
+@router.post("/launch/preview")
+def preview(request: Request, form: Annotated[LaunchForm, Form()], on: Reads) -> Response:
+    """Show the config that a launch would have."""
+    try:
+        return launch_answer(request, form, config=launching.config_yaml(launching.compose(on.settings, form)))
+    except OneLineError as error:
+        return _launch_error(request, form, error)
+
+
+@router.post("/launch/check")
+def check(request: Request, form: Annotated[LaunchForm, Form()], on: Reads) -> Response:
+    """Open the models and tasks of a launch, and show what was found."""
+    try:
+        return launch_answer(request, form, checked=launching.check(on.settings, form))
+    except OneLineError as error:
+        return _launch_error(request, form, error)
+
+
+def _launch_error(request: Request, form: LaunchForm, error: OneLineError) -> Response:
+    if wants_json(request):
+        raise error
+    return launch_answer(request, form, error=error)
+
+
+def _ask(request: Request, view: StudyView, wish: Wish, said: str) -> Response:
+    if view.holder is None:
+        raise StudyError("study is not running", where=view.name, found=f"state {view.state}", remedy="resume it")
+    ask(view.folder, wish)
+    return _done(request, Answer(message=said, study=view.name), _page_of(view.name))
+
+
+def _await(processes: Processes, job: Job, begun: Callable[[], bool]) -> bool:
+    """Wait a little until a job has begun its work.
+
+    Returns:
+        Whether it has; False if that takes longer.
+
+    Raises:
+        OneLineError: it has ended with an error before.
+    """
+    deadline = time.monotonic() + PATIENCE
+    while not begun() and time.monotonic() < deadline:
+        time.sleep(LOOK)
+        job = processes.job(job.id)
+        if job.error is not None:
+            raise OneLineError(job.error)
+        if job.state != "running":
+            break
+    return begun()
+
+
+def _place(settings: Settings, text: str, root: Path) -> Path:
+    """A path that a page gives, relative to `root` or absolute.
+
+    Raises:
+        UsageError: it lies outside of the allowed folders.
+    """
+    try:
+        place = (root / Path(text.strip()).expanduser()).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, no such home, a zero byte
+        raise UsageError("not a path", where="path", found=repr(text)) from error
+    if not lies_in(place, settings.writable):
+        raise UsageError(
+            "outside of the allowed folders",
+            where="path",
+            expected=f"a place in {', '.join(map(str, settings.writable))}",
+            found=place,
+            remedy="start the dashboard with --allow DIR",
+        )
+    return place
+
+
+def _page_of(study: str) -> str:
+    return f"/studies/{quote(study, safe='')}"
+
+
+def _done(request: Request, answer: Answer, place: str) -> Response:
+    if wants_json(request):
+        return JSONResponse(answer.model_dump(mode="json"))
+    if answer.warning is None:
+        return lead(place, Flash(answer.message))
+    return lead(place, Flash(f"{answer.message} Mind: {answer.warning}.", bad=True))
+
+
+def _file(content: str, name: str, media_type: str) -> Response:
+    headers = {"Content-Disposition": f"attachment; filename*=utf-8''{quote(name, safe='')}"}
+    return Response(content, headers=headers, media_type=media_type)

@@ -1,0 +1,130 @@
+"""The Studies page: every study under the runs folder, what it is at, and how far it is."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal, TypeAlias
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import HTMLResponse
+from pydantic import BaseModel, ConfigDict
+
+from evomerge.dashboard.rendering import render
+from evomerge.dashboard.shelf import Shelf
+from evomerge.study.document import BrokenStudy, StudyEntry, StudySummary
+
+AnyState: TypeAlias = Literal["running", "paused", "interrupted", "stopped", "finished", "broken"]
+Action: TypeAlias = Literal["pause", "stop", "resume"]
+Column: TypeAlias = Literal["study", "state", "progress", "objective", "gates", "rate", "left", "updated"]
+
+STATES: tuple[AnyState, ...] = ("running", "paused", "interrupted", "stopped", "finished", "broken")
+_ACTIONS: dict[str, tuple[Action, ...]] = {
+    "running": ("pause", "stop"),
+    "paused": ("resume",),
+    "interrupted": ("resume",),
+    "stopped": ("resume",),
+}
+
+router = APIRouter()
+
+
+class StudiesQuery(BaseModel):
+    """Which studies to show, and in which order.
+
+    Attributes:
+        state: only those in this state; None shows all.
+        sort: what they are ordered by; studies that have no value there come last.
+        descending: from the largest value to the smallest.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    state: AnyState | None = None
+    sort: Column = "updated"
+    descending: bool = True
+
+
+class StudyRow(BaseModel):
+    """A study, and what can be done with it from the list."""
+
+    model_config = ConfigDict(frozen=True)
+
+    entry: StudyEntry
+    actions: tuple[Action, ...]
+
+
+class StudiesPage(BaseModel):
+    """The Studies page.
+
+    Attributes:
+        query: what was asked for.
+        rows: the studies that it lets through, in its order.
+        counts: state -> how many studies there are; states without any are left out.
+        total: how many studies there are in all.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    query: StudiesQuery
+    rows: tuple[StudyRow, ...]
+    counts: dict[AnyState, int]
+    total: int
+
+
+def studies_page(entries: Sequence[StudyEntry], query: StudiesQuery) -> StudiesPage:
+    """The page of these studies."""
+    counts = Counter(entry.state for entry in entries)
+    chosen = [entry for entry in entries if query.state in (None, entry.state)]
+    return StudiesPage(
+        query=query,
+        rows=tuple(StudyRow(entry=each, actions=_ACTIONS.get(each.state, ())) for each in _ordered(chosen, query)),
+        counts={state: counts[state] for state in STATES if counts[state]},
+        total=len(entries),
+    )
+
+
+@router.get("/", response_class=HTMLResponse)
+def studies(request: Request, query: Annotated[StudiesQuery, Query()]) -> HTMLResponse:
+    """Every study under the runs folder."""
+    shelf: Shelf = request.app.state.shelf
+    return render(request, "studies.html.jinja", page=studies_page(shelf.entries(), query))
+
+
+def _ordered(entries: Sequence[StudyEntry], query: StudiesQuery) -> list[StudyEntry]:
+    by_name = sorted(entries, key=lambda entry: entry.study)
+    known: list[tuple[Any, StudyEntry]] = []
+    unknown: list[StudyEntry] = []
+    for entry in by_name:
+        value = _value(entry, query.sort)
+        if value is None:
+            unknown.append(entry)
+        else:
+            known.append((value, entry))
+    known.sort(key=lambda each: each[0], reverse=query.descending)
+    return [entry for _, entry in known] + unknown
+
+
+def _value(entry: StudyEntry, column: Column) -> Any:
+    """What a study is ordered by, None if it has no such value."""
+    if column == "study":
+        return entry.study
+    if column == "state":
+        return STATES.index(entry.state)
+    return None if isinstance(entry, BrokenStudy) else _NUMBERS[column](entry)
+
+
+def _gates_missed(entry: StudySummary) -> int | None:
+    """The negative number of them: none is the most."""
+    if entry.gates_cleared is None or entry.gates is None:
+        return None
+    return entry.gates_cleared - entry.gates
+
+
+_NUMBERS: dict[str, Callable[[StudySummary], Any]] = {
+    "progress": lambda entry: entry.done / entry.total if entry.total else None,
+    "objective": lambda entry: entry.objective,
+    "gates": _gates_missed,
+    "rate": lambda entry: entry.rate,
+    "left": lambda entry: entry.seconds_left,
+    # what is running is being updated
+    "updated": lambda entry: (entry.state == "running", entry.updated or ""),
+}

@@ -1,0 +1,93 @@
+"""Pages as HTML: one Jinja environment, in which everything is escaped unless it is markup of ours.
+
+Every template gets: `page` (its view model), `request`, `csrf_token(request)`, `flash` (what an action has just said:
+`.text` and `.bad`, or None), `read_only` (why actions are off, or None), `seen` (the version of the studies that the
+page was made from, or None; see `events`), `plotly` (the address of plotly.js) and `version`.
+"""
+
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Self
+from urllib.parse import urlencode
+
+import plotly
+from fastapi import Request
+from fastapi.responses import HTMLResponse, RedirectResponse
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from pydantic import BaseModel
+
+import evomerge.study
+from evomerge.dashboard.security import csrf_token
+from evomerge.study.filters import FILTERS
+
+TEMPLATES = Path(__file__).parent / "templates"
+SHARED = Path(evomerge.study.__file__).parent / "templates"  # what pages and the report have in common
+PLOTLY = f"/static/plotly-{plotly.__version__}.js"
+_LONGEST_FLASH = 500  # characters
+
+
+@dataclass(frozen=True)
+class Flash:
+    """What an action has just done, told at the top of the page that it leads to.
+
+    Attributes:
+        text: one line.
+        bad: whether it is a warning.
+    """
+
+    text: str
+    bad: bool = False
+
+    @classmethod
+    def of(cls, request: Request) -> Self | None:
+        """The one that a request carries."""
+        for name in ("warning", "flash"):
+            if text := request.query_params.get(name):
+                return cls(text[:_LONGEST_FLASH], bad=name == "warning")
+        return None
+
+    def on(self, place: str) -> str:
+        """The address `place`, carrying it."""
+        separator = "&" if "?" in place else "?"
+        return place + separator + urlencode({"warning" if self.bad else "flash": self.text[:_LONGEST_FLASH]})
+
+
+def render(request: Request, template: str, *, page: BaseModel, status: int = 200) -> HTMLResponse:
+    """A page.
+
+    Args:
+        request: that it answers.
+        template: name in `templates/` of the dashboard or of the study package.
+        page: its view model.
+        status: of the HTTP answer.
+    """
+    content = _TEMPLATES.get_template(template).render(
+        request=request,
+        page=page,
+        flash=Flash.of(request),
+        read_only=request.app.state.shelf.read_only,
+        seen=getattr(request.state, "seen", None),
+    )
+    return HTMLResponse(content, status)
+
+
+def lead(place: str, flash: Flash) -> RedirectResponse:
+    """Lead a browser on to a page after an action."""
+    return RedirectResponse(flash.on(place), 303)
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        autoescape=True,
+        loader=FileSystemLoader([TEMPLATES, SHARED]),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters.update(FILTERS)
+    environment.globals.update(csrf_token=csrf_token, plotly=PLOTLY, version=version("evomerge"))
+    return environment
+
+
+_TEMPLATES = _environment()

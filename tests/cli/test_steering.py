@@ -1,0 +1,119 @@
+"""Commands that steer a search which another process runs, and what others see of a merge."""
+
+import json
+import threading
+import time
+
+import pytest
+
+from evomerge.cli import main
+from evomerge.errors import UsageError
+from evomerge.study import Environment, Result, Study
+from evomerge.study.requests import asked
+from evomerge.study.status import Status, write_status
+from evomerge.terminal import ProgressFile
+
+
+@pytest.fixture
+def study(tmp_path):
+    environment = Environment(python="", platform="", packages={}, models=())
+    config = {"study": "night", "budget": {"candidates": 40}}
+    with Study.create(tmp_path / "runs" / "night", config, environment) as study:
+        yield study
+
+
+@pytest.mark.parametrize("wish", ["pause", "stop"])
+def test_asking_returns_at_once(study, tmp_path, capsys, wish):
+    assert main([wish, "night", "--runs-dir", str(tmp_path / "runs")]) == 0
+    assert (
+        capsys.readouterr().out == f"asked process {study.session.pid} on {study.session.host} to {wish} study night\n"
+    )
+    assert asked(study.folder) == wish
+
+
+def test_waiting_ends_with_the_process(study, capsys):
+    def session() -> None:
+        while asked(study.folder) is None:
+            time.sleep(0.01)
+        study.end("paused")
+        study.close()
+
+    thread = threading.Thread(target=session)
+    thread.start()
+    assert main(["pause", str(study.folder.path), "--wait"]) == 0
+    thread.join()
+    assert capsys.readouterr().out.splitlines()[-1] == "study night: paused"
+
+
+def test_nothing_to_ask(study, tmp_path, capsys):
+    study.end("stopped")
+    study.close()
+    assert main(["pause", str(study.folder.path)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("evomerge: study is not running")
+    assert "found state stopped; evomerge resume" in said
+    assert main(["stop", "nihgt", "--runs-dir", str(tmp_path / "runs")]) == 5
+    assert "no such study (nihgt)" in capsys.readouterr().err
+
+
+def test_the_list_shows_how_far_a_search_is(study, tmp_path, capsys):
+    number = study.start([0.5], {}, {}, "# recipe")
+    study.finish(number, Result(objective=0.75, violations={"t": -0.1, "u": 0.0}))
+    study.start([0.5], {}, {}, "# recipe")
+    status = Status(
+        **vars(study.session),
+        updated="2026-01-02T03:04:05+00:00",
+        phase="candidates",
+        done=1,
+        total=40,
+        rate=60.0,
+        seconds_left=2340.0,
+        draining=None,
+        workers=(),
+    )
+    write_status(study.folder, status)
+    assert main(["studies", "--runs-dir", str(tmp_path / "runs")]) == 0
+    row = capsys.readouterr().out.splitlines()[1].split()
+    assert row == ["night", "running", "1/40", "1", "0.7500", "2/2", "0.00", "39", "min", "00", "s"]
+    assert main(["studies", "--runs-dir", str(tmp_path / "runs"), "--json"]) == 0
+    (entry,) = json.loads(capsys.readouterr().out)
+    assert (entry["candidates"], entry["done"], entry["total"], entry["feasible"]) == (2, 1, 40, 1)
+    assert (entry["gates_cleared"], entry["gates"], entry["objective_interval"]) == (2, 2, None)
+    assert (entry["rate"], entry["seconds_left"], entry["updated"]) == (60.0, 2340.0, status.updated)
+    assert entry["begun"] is not None
+
+
+def test_a_merge_says_how_far_it_is(tmp_path):
+    import torch
+
+    from evomerge.bench.synthetic import write_models
+
+    base, parent = write_models(tmp_path, 100_000, 1, torch.float32)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"{{merge_method: linear, models: [{{model: {base}}}, {{model: {parent}}}], parameters: {{weight: 1}}}}"
+    )
+    file = tmp_path / "progress.json"
+    words = ["merge", str(recipe), str(tmp_path / "out"), "--progress", str(file)]
+    assert main(words) == 0
+    progress = json.loads(file.read_text())
+    size = (tmp_path / "out" / "model.safetensors").stat().st_size
+    assert 0.9 * size < progress["done"] == progress["total"] <= size
+    assert progress["updated"].endswith("+00:00")
+
+
+def test_progress_is_written_now_and_then_and_cannot_end_the_work(tmp_path, monkeypatch):
+    path = tmp_path / "folder" / "progress.json"
+    with pytest.raises(UsageError, match="progress cannot be written"):
+        ProgressFile(path)(0, 10)
+    path.parent.mkdir()
+    progress = ProgressFile(path)
+    for done in range(10):
+        progress(done, 10)
+        assert json.loads(path.read_text())["done"] == 0
+    monkeypatch.setattr(ProgressFile, "EVERY", 0.0)
+    progress(7, 10)
+    assert json.loads(path.read_text())["done"] == 7
+    path.unlink()
+    path.parent.rmdir()
+    progress(10, 10)

@@ -1,0 +1,178 @@
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from evomerge.dashboard.pages.candidate import ITEMS, ItemsQuery, candidate_page
+from evomerge.dashboard.prompts import Prompt
+from evomerge.errors import UsageError
+from evomerge.study import Environment, ModelFacts, Result, Study, StudyView
+from evomerge.study.document import study_document
+from evomerge.study.items import baseline_items, candidate_items
+from fitness.items import Scores, TaskScores
+
+CONFIG = {
+    "seed": 0,
+    "budget": {"candidates": 4},
+    "models": {"base": {"path": "org/base"}, "parents": [{"path": "org/good"}, {"path": "org/better"}]},
+    "suite": {
+        "tasks": [
+            {"name": "shop", "metric": "acc", "gate": {"at_least": 0.5}},
+            {"name": "prose", "metric": "word_perplexity", "gate": {"at_most": 1.1, "of": "best_parent"}},
+        ]
+    },
+}
+ENVIRONMENT = Environment(
+    python="3.11", platform="Linux", packages={}, models=(ModelFacts(ref="org/base", digest="ab" * 32),)
+)
+SOURCE = "merge_method: passthrough\nmodels:\n- model: org/{}\n"
+SPACE = {"weight.layers_0_3.good": (0.0, 2.0), "source.layers_0_3": ("good", "better")}
+
+
+def scored(shop: Mapping[int, float], prose: Mapping[int, float], perplexity: float) -> Scores:
+    mean = sum(shop.values()) / len(shop)
+    return {
+        "shop": TaskScores("shop", "acc", tuple(shop), tuple(shop.values()), mean, True),
+        "prose": TaskScores("prose", "word_perplexity", tuple(prose), tuple(prose.values()), perplexity, False),
+    }
+
+
+def result(scores: Scores, objective: float, **violations: float) -> Result:
+    return Result(
+        scores={name: task.score for name, task in scores.items()},
+        violations={"shop": -0.1, "prose": -0.1} | violations,
+        objective=objective,
+        timings={"merge": 0.5, "score": 1.25},
+    )
+
+
+@pytest.fixture
+def small(tmp_path) -> StudyView:
+    """A base, two parents, and two candidates over a few documents: one complete, one failed."""
+    base = scored({0: 0.0, 2: 0.0, 3: 0.0}, {1: -9.0, 4: -9.0}, 20.0)
+    good = scored({0: 1.0, 2: 0.0, 3: 1.0}, {1: -5.0, 4: -6.0}, 12.0)  # the better one on shop
+    better = scored({0: 1.0, 2: 0.0, 3: 0.0}, {1: -4.0, 4: -4.0}, 10.0)  # and on prose
+    own = scored({0: 0.0, 2: 1.0, 3: 1.0}, {1: -3.0, 4: -4.0}, 9.0)
+    with Study.create(tmp_path / "small", CONFIG | {"study": "small"}, ENVIRONMENT) as study:
+        for name, scores in (("base", base), ("good", good), ("better", better)):
+            study.add_baseline(name, SOURCE.format(name), result(scores, 0.5), scores)
+        genome = {"weight.layers_0_3.good": 0.5, "source.layers_0_3": "better"}
+        for recipe in ("merge_method: ties\n", "merge_method: linear\n"):
+            study.start((0.25, 0.75), genome, SPACE, recipe)
+        study.finish(0, result(own, 0.7), own)
+        study.finish(1, Result(reason="NaN in its logits", timings={"merge": 0.5}))
+    return StudyView(tmp_path / "small")
+
+
+def page_of(study: StudyView, number: int = 0, **query: object):
+    return candidate_page(study, study_document(study), number, ItemsQuery(**query))
+
+
+def test_a_task_is_held_against_the_parent_that_is_best_on_it(small):
+    shop, prose = page_of(small).scores
+    assert (shop.parent, shop.parent_score) == ("good", pytest.approx(2 / 3))
+    assert (prose.parent, prose.parent_score) == ("better", 10.0)  # lower is better
+    assert prose.task.bound == pytest.approx(11.0)
+    assert (shop.cleared, shop.holdout) == (True, None)
+
+
+def test_items_won_and_lost_against_that_parent(small):
+    items = page_of(small, outcome="lost").items
+    assert items.counts["shop"] == {"lost": 1, "won": 1, "level": 1}
+    assert (items.task, items.rival) == ("shop", "good")
+    assert [(row.doc_id, row.value, row.rival, row.prompt) for row in items.rows] == [(0, 0.0, 1.0, None)]
+    assert not items.prompts
+
+
+def test_of_a_perplexity_the_likelier_document_is_won(small):
+    items = page_of(small, task="prose", outcome="won").items
+    assert items.counts["prose"] == {"lost": 0, "won": 1, "level": 1}
+    assert items.likelihoods
+    assert [(row.doc_id, row.value, row.rival) for row in items.rows] == [(1, -3.0, -4.0)]
+
+
+def test_a_task_that_is_not_there_is_the_first(small):
+    assert page_of(small, task="nix").items.task == "shop"
+
+
+def test_a_number_has_a_place_in_its_range_and_an_option_has_none(small):
+    assert [(gene.name, gene.value, gene.share) for gene in page_of(small).genes] == [
+        ("weight.layers_0_3.good", 0.5, 0.25),
+        ("source.layers_0_3", "better", None),
+    ]
+
+
+def test_a_failed_candidate_has_no_rank_and_no_items(small):
+    page = page_of(small, 1)
+    assert (page.rank, page.ranked, page.items, page.items_problem) == (None, 1, None, None)
+    assert (page.previous, page.next) == (0, None)
+    assert page.timings == {"merge": 0.5}
+
+
+def test_items_that_cannot_be_read_leave_the_rest_of_the_page(small):
+    (small.folder.items / f"{baseline_items('good')}.parquet").write_bytes(b"torn")
+    page = page_of(small)
+    assert page.items is None
+    assert page.items_problem.startswith("item scores cannot be read")
+    assert page.scores[0].score == pytest.approx(2 / 3)
+
+
+def test_no_such_candidate(small):
+    with pytest.raises(UsageError, match="no such candidate"):
+        page_of(small, 2)
+
+
+def test_every_document_is_on_one_page(written):
+    study = StudyView(written)
+    own = study.items(candidate_items(3))["shipping"]
+    seen: list[int] = []
+    for outcome in ("lost", "won", "level"):
+        first = page_of(study, 3, task="shipping", outcome=outcome).items
+        for number in range(1, first.pages + 1):
+            rows = page_of(study, 3, task="shipping", outcome=outcome, page=number).items.rows
+            assert len(rows) <= ITEMS
+            seen += [row.doc_id for row in rows]
+        assert page_of(study, 3, task="shipping", outcome=outcome, page=10**6).items.page == first.pages
+    assert sorted(seen) == sorted(own)
+
+
+def test_the_page_shows_recipe_scores_and_items(opened, written):
+    best = study_document(StudyView(written)).best
+    page = opened(f"/studies/night/candidates/{best.number}")
+    assert page.with_id("recipe").text.startswith("merge_method: task_arithmetic")
+    assert "to export" in page.with_id("head").text
+    assert f"{best.scores['shipping']:.4f} ✓ clears its gate" in page.text
+    assert "Read the prompts" in page.with_id("items").text
+    links = [each.get("href") for each in page.all("a")]
+    assert f"/studies/night/recipe?candidate={best.number}" in links
+
+
+def test_prompts_are_shown_as_text(opened, runs_dir):
+    asked = Prompt(prompt="<script>alert(1)</script> " + "x" * 400, target="<b>", options=("one", "two"))
+    with_prompts(runs_dir / "night", asked)
+    page = opened("/studies/night/candidates/3?task=refunds&outcome=level")
+    items = page.with_id("items").text
+    assert "Read the prompts" not in items
+    assert "<script>alert(1)</script> " in items
+    assert "options: one · two" in items
+
+
+def with_prompts(folder: Path, prompt: Prompt) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from evomerge.dashboard.prompts import SCHEMA, prompts_path
+
+    study = StudyView(folder)
+    documents = study.items(candidate_items(3))["refunds"]
+    rows = [{"task": "refunds", "doc_id": doc_id, **prompt.model_dump()} for doc_id in documents]
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), prompts_path(study.folder))
+
+
+@pytest.mark.parametrize("number, status", [("12", 404), ("-1", 422), ("one", 422), ("99999999999999", 422)])
+def test_no_such_number(opened, number, status):
+    opened(f"/studies/night/candidates/{number}", status)
+
+
+def test_no_such_study(opened):
+    assert "No such study: noon" in opened("/studies/noon/candidates/1", 404).text

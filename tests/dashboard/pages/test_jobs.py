@@ -1,0 +1,49 @@
+import time
+
+import pytest
+
+from evomerge.dashboard.pages.jobs import JOBS
+
+
+@pytest.fixture
+def started(browser):
+    """started(*words): a Python module that was started as a job, once it has ended."""
+    processes = browser.app.state.processes
+
+    def start(*words: str):
+        job = processes.start("prompts", "night", *words)
+        deadline = time.monotonic() + 60
+        while processes.job(job.id).state == "running" and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return processes.job(job.id)
+
+    return start
+
+
+def test_nothing_was_started_yet(opened):
+    assert "Nothing has been started from here yet" in opened("/jobs").text
+
+
+def test_a_job_that_is_done_shows_what_it_printed(opened, started):
+    job = started("this")
+    article = opened("/jobs").with_id(f"job-{job.id}")
+    assert article.text.startswith("Reading the prompts of night done started")
+    assert "Namespaces are one honking great idea" in article.with_id(f"output-{job.id}").text
+
+
+def test_a_job_that_failed_says_why(opened, started, runs_dir):
+    job = started("evomerge", "show", str(runs_dir / "<i>noon"))
+    article = opened("/jobs").with_id(f"job-{job.id}")
+    [error] = [each.text for each in article.all("p") if each.get("class") == "error"]
+    assert error.startswith("no such study")
+    assert "<i>noon" in error
+
+
+def test_more_jobs_than_a_page_holds(opened, browser):
+    for _ in range(JOBS + 1):
+        browser.app.state.processes.start("prompts", "night", "this")
+    assert len(list(opened("/jobs").all("article"))) == JOBS
+    last = opened("/jobs?page=2")
+    assert len(list(last.all("article"))) == 1
+    assert len(list(opened("/jobs?page=99").all("article"))) == 1
+    assert [each.get("href") for each in last.all("a") if each.get("rel") == "prev"] == ["/jobs?page=1"]

@@ -1,0 +1,102 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from evomerge.study import Study
+
+
+def buttons(page) -> dict[str, str]:
+    """The label of each button that posts -> the address."""
+    found = {}
+    for form in page.all("form"):
+        assert form.get("method") == "post"
+        found |= {button.text.split()[0]: form.get("action") for button in form.all("button")}
+    return found
+
+
+def test_a_finished_study(opened, browser):
+    page = opened("/studies/night")
+    assert page.with_id("head").text.startswith("night finished")
+    assert buttons(page) == {
+        "Resume": "/studies/night/resume",
+        "Export": "/studies/night/export",
+        "Merge": "/studies/night/merge",
+    }
+    figures = [each for each in page.all("div") if each.get("data-figure")]
+    assert {"figure-objective", "figure-task-0", "figure-layers-0"} <= {each.get("id") for each in figures}
+    for each in figures:
+        answer = browser.get(each.get("data-figure"))
+        assert answer.status_code == 200
+        assert answer.json()["layout"]["height"] == int(each.get("data-height"))
+    places = {link.get("href") for link in page.with_id("places").all("a")}
+    assert {"#objective", "#candidates", "#best", "#actions"} <= places
+    for place in places:
+        page.with_id(place.removeprefix("#"))
+
+
+def test_the_table_is_sorted_filtered_and_paged_by_links(opened):
+    page = opened("/studies/night?size=5")
+    rows = [row.text for row in page.with_id("table").all("tr")][1:]
+    assert len(rows) == 5
+    following = next(each for each in page.with_id("table").all("a") if each.text == "Next")
+    assert [row.text for row in opened(following.get("href")).with_id("table").all("tr")][1:] != rows
+    heads = {each.text: each for each in page.with_id("table").all("th") if each.get("scope") == "col"}
+    assert heads["Rank"].get("aria-sort") == "ascending"
+    by_number = opened(next(heads["Candidate"].all("a")).get("href"))
+    names = [row.text for row in by_number.with_id("table").all("th") if row.get("scope") == "row"]
+    assert names == [f"candidate {number}" for number in (11, 10, 9, 8, 7)]
+    kinds = next(by_number.with_id("table").all("nav"))
+    feasible = next(each for each in kinds.all("a") if each.text.startswith("Feasible"))
+    assert "sort=-number&filter=feasible" in feasible.get("href")
+    opened(feasible.get("href"))
+
+
+@pytest.mark.parametrize("query", ["filter=good", "page=0", "size=999"])
+def test_a_query_that_makes_no_sense_is_a_page(opened, query):
+    assert query.partition("=")[0] in opened(f"/studies/night?{query}", 422).text
+
+
+def test_an_unknown_column_is_a_page(opened):
+    assert "cannot be sorted by that" in opened("/studies/night?sort=nothing", 422).text
+
+
+def test_what_an_action_said_is_told_once(opened):
+    page = opened("/studies/night?flash=The+search+goes+on.&size=5")
+    assert "The search goes on." in page.text
+    links = [each.get("href") for each in page.with_id("table").all("a")]
+    assert not any("flash" in link for link in links)
+
+
+def test_a_candidate_that_holdout_refused_is_no_success(opened, runs_dir: Path):
+    with Study.open(runs_dir / "night") as study:
+        study.elect(None)
+    head = opened("/studies/night").with_id("summary")
+    assert "Best on dev, refused on holdout" in head.text
+    assert not [each for each in head.all("dd") if each.get("class") == "cleared"]
+
+
+def test_a_running_study_can_be_paused_and_stopped(opened, runs_dir: Path):
+    with Study.open(runs_dir / "night"):
+        page = opened("/studies/night")
+    assert page.with_id("head").text.startswith("night running")
+    assert {"Pause", "Stop"} <= buttons(page).keys()
+    assert "Resume" not in buttons(page)
+    assert "Pause the search first" in page.with_id("budget").text
+
+
+def test_where_nothing_can_be_written_no_button_can_be_pressed(opened, runs_dir: Path, monkeypatch):
+    monkeypatch.setattr("evomerge.dashboard.shelf.Shelf.read_only", "The runs folder cannot be written to.")
+    page = opened("/studies/night")
+    assert all("disabled" in button.attributes for form in page.all("form") for button in form.all("button"))
+    assert "The runs folder cannot be written to." in page.text
+
+
+def test_the_page_and_the_api_show_the_same(opened, browser):
+    page = opened("/studies/night")
+    model = json.loads(browser.get("/api/studies/night").text)
+    assert model["verdict"] in page.text
+    assert model["recipe"] in page.with_id("recipe").children
+    numbers = [row["number"] for row in model["table"]["rows"]]
+    names = [each.text for each in page.with_id("table").all("th") if each.get("scope") == "row"]
+    assert names == [f"candidate {number}" for number in numbers]

@@ -1,0 +1,52 @@
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from evomerge.errors import StudyError, UsageError
+from evomerge.study import Study
+from evomerge.study.folder import StudyFolder
+from evomerge.study.requests import ask, asked, withdraw
+
+
+def test_the_last_wish_counts_until_it_is_withdrawn(study: Study):
+    assert asked(study.folder) is None
+    process = ask(study.folder, "pause")
+    assert process == study.session
+    assert process.pid == os.getpid()
+    assert asked(study.folder) == "pause"
+    ask(study.folder, "stop")
+    assert asked(study.folder) == "stop"
+    withdraw(study.folder)
+    withdraw(study.folder)
+    assert asked(study.folder) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"pau", b"pause\nstop", b"\xff\xfe", b"resume"])
+def test_what_is_no_wish_is_none(study: Study, content: bytes):
+    study.folder.request.write_bytes(content)
+    assert asked(study.folder) is None
+
+
+def test_a_session_is_not_asked_what_was_asked_of_the_one_before(study: Study):
+    ask(study.folder, "stop")
+    study.close()
+    with Study.open(study.folder.path) as later:
+        assert asked(later.folder) is None
+
+
+@pytest.mark.parametrize("how", ["paused", "stopped", "finished"])
+def test_a_study_that_is_not_running_cannot_be_asked(folder: Path, created: Callable[..., Study], how):
+    with created(folder) as study:
+        study.end(how)
+    with pytest.raises(UsageError, match=rf"not running.*found state {how}; evomerge resume {folder}"):
+        ask(study.folder, "pause")
+    assert not study.folder.request.exists()
+
+
+def test_what_is_no_study_cannot_be_asked(tmp_path: Path):
+    with pytest.raises(StudyError, match="not a study"):
+        ask(StudyFolder(tmp_path), "pause")
+    with pytest.raises(StudyError, match="not a study"):
+        ask(StudyFolder(tmp_path / "missing"), "pause")
