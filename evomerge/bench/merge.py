@@ -13,9 +13,9 @@ from statistics import median
 
 import torch
 
-from evomerge.bench.floor import disk_floor, memory_floor, synchronize
+from evomerge.bench.floor import memory_floor, synchronize
 from evomerge.bench.machine import Machine, describe_machine
-from evomerge.bench.process import Run, import_torch, run_command
+from evomerge.bench.process import Run, import_torch, run_merge
 from evomerge.bench.synthetic import MAX_PARENTS, llama_config, llama_headers, parse_count, write_models
 from evomerge.checkpoint import dtype_name, dtype_of, open_checkpoint
 from evomerge.errors import UsageError
@@ -30,19 +30,19 @@ _DENSITY, _T, _TOPK = 0.5, 0.5, 0.1
 
 @dataclass(frozen=True)
 class DiskCost:
-    """Merges by the command line, statistics cold: medians.
+    """Merges by the command line, statistics cold, each in a process of its own: one, and then medians of others.
 
     Attributes:
-        compile: seconds that the first one took longer, next to none if the cache held its kernels.
-        startup: seconds until weights were first read.
-        seconds: from then on.
-        floor: seconds to read the same bytes and to write as many.
+        startup: seconds until weights were first read by the first one.
+        first: seconds that it took from then on, kernels that were not in the cache included.
+        seconds: of another one, in memory that the floor has just left.
+        floor: seconds to read the same bytes and to write as many, just before, in the same process.
         gbps: 10**9 bytes read and written in a second.
         anonymous: most bytes of anonymous memory beyond those of an interpreter with torch; None if they are not known.
     """
 
-    compile: float
     startup: float
+    first: float
     seconds: float
     floor: float
     gbps: float
@@ -105,7 +105,7 @@ class Report:
         dtype: of the models and of the output.
         repeat: how many runs a median is of.
         kernels: when they were compiled.
-        startup: median seconds from the start of `evomerge merge` until weights were first read.
+        startup: median over methods of the seconds from the start of `evomerge merge` until weights were first read.
         import_torch: median seconds of `python -c 'import torch'`.
         methods: one after another.
     """
@@ -254,27 +254,24 @@ class _Bench:
     def _merges(self, recipe: Recipe, nbytes: int, scratch: Path) -> DiskCost:
         written, out = scratch / "recipe.yaml", scratch / "merged"
         written.write_text(recipe.to_yaml(), encoding="utf-8")
-        command = ["merge", str(written), str(out), "--device", str(self._device), "--compile", self._kernels]
+        command = [str(written), str(out), "--device", str(self._device), "--compile", self._kernels]
 
-        def merge() -> Run:
-            run = run_command(command)
+        def merge(floor: Path | None = None) -> Run:
+            run = run_merge(command, floor)
             shutil.rmtree(out)
             return run
 
-        first = merge() if self._kernels != "never" else None
         bare, anonymous = import_torch()
         self.import_torch.append(bare)
-        floors, runs = [], []
-        for _ in range(self._repeat):
-            floors.append(disk_floor(recipe.models_used, scratch / "floor"))
-            runs.append(merge())
+        first = merge()
+        runs = [merge(scratch / "floor") for _ in range(self._repeat)]
         seconds = median(run.seconds for run in runs)
-        peaks = [run.anonymous for run in runs if run.anonymous is not None]
+        peaks = [run.anonymous for run in (first, *runs) if run.anonymous is not None]
         return DiskCost(
-            compile=0.0 if first is None else max(0.0, first.seconds - seconds),
-            startup=median(run.startup for run in runs),
+            first=first.seconds,
+            startup=first.startup,
             seconds=seconds,
-            floor=median(floors),
+            floor=median(run.floor for run in runs if run.floor is not None),
             gbps=nbytes / seconds / 1e9,
             anonymous=max(peaks) - anonymous if peaks and anonymous is not None else None,
         )

@@ -18,26 +18,34 @@ class Run:
     """One run of the command line.
 
     Attributes:
-        startup: seconds from the start of the process until weights were first read.
+        startup: seconds from the start of the process until weights were first read, the floor's included.
         seconds: from then on.
+        floor: seconds of the floor, just before, in the same process; None unless it was asked for.
         anonymous: most bytes of anonymous memory seen; None where the system does not tell.
     """
 
     startup: float
     seconds: float
+    floor: float | None
     anonymous: int | None
 
 
-def run_command(arguments: Sequence[str]) -> Run:
-    """Run `evomerge` with these arguments in a process of its own.
+def run_merge(arguments: Sequence[str], floor: Path | None = None) -> Run:
+    """Run `evomerge merge` with these arguments in a process of its own.
+
+    Args:
+        arguments: of the command.
+        floor: a file for the floor of that merge to write, which is then measured, too.
 
     Raises:
         UsageError: it failed; says how.
     """
+    options = () if floor is None else ("--floor", str(floor))
     began = time.monotonic()
-    said, anonymous = _watch("-m", "evomerge.bench.probe", *arguments)
+    said, anonymous = _watch("-m", "evomerge.bench.probe", *options, "merge", *arguments)
     moments = json.loads(said.splitlines()[-1])
-    return Run(moments["first_read"] - began, moments["end"] - moments["first_read"], anonymous)
+    startup, seconds = moments["first_read"] - began, moments["end"] - moments["first_read"]
+    return Run(startup, seconds, moments["floor"], anonymous)
 
 
 def import_torch() -> tuple[float, int | None]:

@@ -22,7 +22,6 @@ from evomerge.methods._method import (
     chunks,
     combine_into,
     fetch,
-    over_chunks,
 )
 from evomerge.methods._model_stock import MODEL_STOCK
 from evomerge.methods._multislerp import MULTISLERP
@@ -49,7 +48,6 @@ __all__ = [
     "combine_into",
     "fetch",
     "get_method",
-    "over_chunks",
 ]
 
 METHODS: Mapping[str, Method] = MappingProxyType(

@@ -18,12 +18,12 @@ from evomerge.methods._method import (
     Method,
     Operands,
     accumulator,
+    add_up,
     fetch,
-    over_chunks,
 )
 
 _EPSILON = 1e-8  # is added to each probability
-_BLOCK = 1 << 15  # elements whose probabilities are worked out at a time, or one row
+_BLOCK = 1 << 18  # elements whose probabilities are worked out at a time, or one row
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,12 @@ def _divergences(base: Tensor, model: Tensor, columns: int, device: torch.device
 
     def divergence(block: slice) -> Tensor:
         p, q = softmax(model, block), softmax(base, block)
-        return (p * (p / q).log_()).sum(1).clamp(min=0.0).float()  # rounding can fall below zero, the sum cannot
+        terms = p * (p / q).log_()
+        sums = terms.sum(1) if len(terms) > 1 else add_up(terms[0], wide).view(1)
+        return sums.clamp(min=0.0).float()  # rounding can fall below zero, the sum cannot
 
     blocks = [slice(first, min(first + step, rows)) for first in range(0, rows, step)]
-    found = over_chunks(divergence, blocks, device)
+    found = [divergence(block) for block in blocks]
     return torch.cat(found) if found else torch.empty(0, device=device)
 
 

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from evomerge.errors import RecipeError
 from evomerge.methods._dare import SEED, salt, scramble
-from evomerge.methods._method import Chunk, Coefficients, Method, Operands, Parameter, Value, fetch, over_chunks
+from evomerge.methods._method import Chunk, Coefficients, Method, Operands, Parameter, Value, fetch
 from evomerge.methods._task_vectors import add, divisor, elect, parameters
 
-_BLOCK = 1 << 17  # elements that are ranked at a time, or one row
+_BLOCK = 1 << 18  # elements that are ranked at a time, or one row
 
 
 def check(shared: Mapping[str, Value], each: Mapping[str, tuple[Value, ...]], where: str) -> None:
@@ -55,9 +55,8 @@ def chances(base: Tensor, model: Tensor, by_rank: Tensor, rows: slice, device: t
     found = torch.empty((rows.stop - rows.start) * columns, dtype=torch.float32, device=device)
     step = max(1, _BLOCK // columns)
     place = torch.arange(columns, device=device)
-
-    def rank(block: slice) -> None:
-        piece = slice(block.start * columns, block.stop * columns)
+    for first in range(rows.start, rows.stop, step):
+        piece = slice(first * columns, min(first + step, rows.stop) * columns)
         bits = (fetch(model, piece, device) - fetch(base, piece, device)).abs_().view(torch.int32)
         keys = (bits.view(-1, columns).long() << 32) | place
         if device.type == "cpu":
@@ -66,9 +65,6 @@ def chances(base: Tensor, model: Tensor, by_rank: Tensor, rows: slice, device: t
             keys = keys.sort(dim=1).values
         here = found[piece.start - rows.start * columns : piece.stop - rows.start * columns].view(-1, columns)
         here.scatter_(1, keys & 0xFFFFFFFF, by_rank.expand(keys.shape))
-
-    blocks = [slice(first, min(first + step, rows.stop)) for first in range(rows.start, rows.stop, step)]
-    over_chunks(rank, blocks, device)
     return found
 
 

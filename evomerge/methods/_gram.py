@@ -6,14 +6,14 @@ it does in the coefficients, in float64, without touching a tensor.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from evomerge.methods._method import BASE, Chunk, Coefficients, Operands, accumulator, chunks, fetch, over_chunks
+from evomerge.methods._method import BASE, Chunk, Coefficients, Operands, accumulator, add_up, chunks, fetch
 from evomerge.methods._task_vectors import add
 
 Along = Literal["all", "rows", "columns"]
@@ -64,28 +64,16 @@ class Gram:
         axis, groups = (0, width) if self.along == "columns" else (1, height)
         matrices = [tensor.view(height, width) for tensor in tensors]
         wide = accumulator(device)
-
-        def products(tile: tuple[slice, slice]) -> Tensor:
+        count = len(tensors) - self.relative
+        sums = torch.zeros(count * (count + 1) // 2, groups, dtype=wide, device=device)
+        for tile in _tiles(height, width, device):
             vectors = [fetch(matrix[tile], slice(None), device) for matrix in matrices]
             if self.relative:
                 vectors = [vector - vectors[0] for vector in vectors[1:]]
             vectors = [vector.to(inner) for vector in vectors]
             # Not a dot product: how BLAS splits one depends on the number of threads.
-            return torch.stack([(x * y).sum(axis) for row, x in enumerate(vectors) for y in vectors[: row + 1]])
-
-        count = len(tensors) - self.relative
-        sums = torch.zeros(count * (count + 1) // 2, groups, dtype=wide, device=device)
-        strips = _strips(height, width, axis, device)
-
-        def add_up(strip: list[tuple[slice, slice]]) -> None:
-            for tile in strip:
-                sums[:, tile[1 - axis]] += products(tile)
-
-        if len(strips) == 1:  # a sum of many tiles, which are added in their order
-            for tile, part in zip(strips[0], over_chunks(products, strips[0], device), strict=True):
-                sums[:, tile[1 - axis]] += part
-        else:
-            over_chunks(add_up, strips, device)
+            products = (x * y for row, x in enumerate(vectors) for y in vectors[: row + 1])
+            sums[:, tile[1 - axis]] += torch.stack([_add_up(product, axis, wide) for product in products])
         row, column = torch.tril_indices(count, count).unbind()
         gram = torch.empty(count, count, groups, dtype=torch.float64)
         gram[row, column] = gram[column, row] = sums.cpu().double()
@@ -169,14 +157,19 @@ def _matrix(shape: tuple[int, ...], along: Along) -> tuple[int, int]:
     return math.prod(shape[:1]), math.prod(shape[1:])
 
 
-def _strips(height: int, width: int, axis: int, device: torch.device) -> list[list[tuple[slice, slice]]]:
-    """Rows and columns of tiles of a chunk at most, which cover the matrix; those of one strip go to the same sums."""
-    strips: dict[int, list[tuple[slice, slice]]] = {}
-    across = next(chunks(width, device), slice(1)).stop
-    # Less than a chunk: torch would split a sum by rows or columns of a whole one over threads.
-    down = max(1, (next(chunks(height * across, device), slice(1)).stop - 1) // across)
+def _tiles(height: int, width: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of tiles of a chunk at most, which cover the matrix."""
     for columns in chunks(width, device):
-        for top in range(0, height, down):
-            tile = slice(top, min(top + down, height)), columns
-            strips.setdefault(tile[1 - axis].start, []).append(tile)
-    return list(strips.values())
+        size = next(chunks(height * width, device), slice(1)).stop
+        step = max(1, size // (columns.stop - columns.start))
+        for top in range(0, height, step):
+            yield slice(top, min(top + step, height)), columns
+
+
+def _add_up(tile: Tensor, axis: int, dtype: torch.dtype) -> Tensor:
+    """(m,) sums of rows (axis 1) or columns (axis 0), in an order that does not hang on the number of threads."""
+    if axis == 0:  # torch adds up neighbouring columns in an order that hangs on which of them a thread has
+        tile = tile.t().contiguous()
+    if len(tile) > 1:  # and it splits rows over threads, but no row
+        return tile.sum(1).to(dtype)
+    return add_up(tile.flatten(), dtype).view(1)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from evomerge.methods._method import accumulator, chunks, fetch, over_chunks
+from evomerge.methods._method import accumulator, add_up, chunks, fetch
 
 EXACT_UP_TO = 1 << 16  # elements whose magnitudes are counted one by one
 _LOWER = 12  # bits of a magnitude that a bin leaves out
@@ -107,22 +107,18 @@ def _table(
     device: torch.device,
 ) -> Tensor:
     """(size,) int64 on the CPU: how many places of each number the bits of `count` magnitudes have."""
-    tables = min(torch.get_num_threads(), _TABLES, -(-count // _AT_LEAST)) if device.type == "cpu" else 1
-    share = min(-(-count // tables), _AT_MOST)
-
-    def counted(part: slice) -> Tensor:
-        counts = torch.zeros(size, dtype=torch.int32, device=device)
-        one = torch.ones(1, dtype=torch.int32, device=device)
-        for piece in chunks(part.stop - part.start, device):
-            bits = values(slice(part.start + piece.start, part.start + piece.stop)).abs_().view(torch.int32)
-            places = place(bits)
-            counts.index_add_(0, places, one.expand(len(places)))  # a third of the time of bincount
-        return counts
-
-    parts = [slice(start, min(start + share, count)) for start in range(0, count, share)]
     total = torch.zeros(size, dtype=torch.int64)
-    for counts in over_chunks(counted, parts, device):
-        total += counts.cpu()
+    rows = min(torch.get_num_threads(), _TABLES, -(-count // _AT_LEAST)) if device.type == "cpu" else 1
+    one = torch.ones(1, dtype=torch.int32, device=device)
+    for first in range(0, count, _AT_MOST):
+        counts = torch.zeros(rows, size, dtype=torch.int32, device=device)
+        for piece in chunks(min(_AT_MOST, count - first), device):
+            bits = values(slice(first + piece.start, first + piece.stop)).abs_().view(torch.int32)
+            places = place(bits).long()
+            even = len(places) // rows * rows
+            for part, table in ((places[:even].view(rows, -1), counts), (places[even:].view(1, -1), counts[:1])):
+                table.scatter_add_(1, part, one.expand(part.shape))  # each row by a thread
+        total += counts.sum(0).cpu()
     return total
 
 
@@ -133,9 +129,9 @@ def norm_ratio(base: Tensor, model: Tensor, low: float, high: float, device: tor
     def norms(piece: slice) -> Tensor:
         magnitudes = _vector(base, model, piece, device).abs_()
         kept = magnitudes * ((magnitudes >= low) & (magnitudes <= high))
-        return torch.stack([magnitudes.sum(dtype=wide), kept.sum(dtype=wide)])
+        return torch.stack([add_up(each.to(wide), wide) for each in (magnitudes, kept)])
 
-    sums = over_chunks(norms, chunks(base.numel(), device), device)
+    sums = [norms(piece) for piece in chunks(base.numel(), device)]
     # Read once, at the end: to read is to wait for the device.
     total, kept = torch.stack(sums).sum(0).tolist() if sums else (0.0, 0.0)
     return total / kept if min(total, kept) >= 1e-7 else 1.0

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from evomerge.methods._method import BASE, Chunk, Coefficients, Method, Operands, Parameter, chunks, fetch, over_chunks
+from evomerge.methods._method import BASE, Chunk, Coefficients, Method, Operands, Parameter, chunks, fetch
 
 
 def settle(operands: Operands) -> Coefficients:
@@ -71,7 +71,7 @@ class Overlap:
                 any_, several = any_ | each, several | (any_ & each)
             return torch.stack([torch.stack([(each & several).sum(), (each & ~several).sum()]) for each in changed])
 
-        found = over_chunks(counts, chunks(tensors[0].numel(), device), device) if len(tensors) > 1 else []
+        found = [counts(piece) for piece in chunks(tensors[0].numel(), device)] if len(tensors) > 1 else []
         # Read once, at the end: to read is to wait for the device.
         return tuple((shared, unique) for shared, unique in torch.stack(found).sum(0).tolist()) if found else ()
 

@@ -19,9 +19,9 @@ from evomerge.methods._method import (
     Operands,
     Parameter,
     accumulator,
+    add_up,
     chunks,
     fetch,
-    over_chunks,
 )
 
 _NO_ENERGY = 1e-6  # a sum of mean squares, or of weights, that is not divided by
@@ -83,9 +83,9 @@ def _energies(vectors: tuple[Tensor, ...], threshold: float | None, device: torc
         deltas = _deltas(vectors, piece, device)
         if threshold is not None:
             deltas = _select(deltas, threshold)
-        return torch.stack([delta.square().sum(dtype=wide) for delta in deltas])
+        return torch.stack([add_up(delta.to(wide).square(), wide) for delta in deltas])
 
-    sums = over_chunks(squares, chunks(count, device), device)
+    sums = [squares(piece) for piece in chunks(count, device)]
     # Read once, at the end: to read is to wait for the device.
     return tuple((torch.stack(sums).sum(0) / count).tolist()) if sums else (0.0,) * (len(vectors) - 1)
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from evomerge.bench import floor
 from evomerge.bench.machine import Machine
 from evomerge.bench.merge import DiskCost, LiveCost, MethodCost, Report, bench_recipe
-from evomerge.bench.process import run_command
+from evomerge.bench.process import run_merge
 from evomerge.bench.synthetic import llama_config, llama_headers, parse_count, write_models
 from evomerge.bench.table import bench_table
 from evomerge.checkpoint import open_checkpoint
@@ -108,16 +108,28 @@ def test_the_memory_floor_reads_every_source_byte_once_and_writes_the_parameters
 def test_a_merge_in_a_process_of_its_own_is_timed_in_its_parts(models, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(bench_recipe(METHODS["linear"], models, torch.bfloat16).to_yaml(), encoding="utf-8")
-    run = run_command(["merge", str(recipe), str(tmp_path / "out"), "--compile", "never"])
+    run = run_merge([str(recipe), str(tmp_path / "out"), "--compile", "never"])
     assert run.startup > 0.1  # torch was imported before weights were read
     assert run.seconds > 0
+    assert run.floor is None
     assert (tmp_path / "out" / "model.safetensors").exists()
     assert run.anonymous is None or run.anonymous > 10**7
 
 
+def test_the_floor_of_a_merge_is_measured_in_its_process(models, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(bench_recipe(METHODS["linear"], models, torch.bfloat16).to_yaml(), encoding="utf-8")
+    run = run_merge([str(recipe), str(tmp_path / "out"), "--compile", "never"], tmp_path / "floor")
+    assert run.floor is not None
+    assert 0 < run.floor < run.startup
+    assert run.seconds > 0
+    assert (tmp_path / "out" / "model.safetensors").exists()
+    assert not (tmp_path / "floor").exists()
+
+
 def test_a_merge_that_fails_says_how(tmp_path):
     with pytest.raises(UsageError, match=r"missing\.yaml"):
-        run_command(["merge", str(tmp_path / "missing.yaml"), str(tmp_path / "out")])
+        run_merge([str(tmp_path / "missing.yaml"), str(tmp_path / "out")])
 
 
 def test_bench_merge_from_the_command_line(capsys, tmp_path):
@@ -143,7 +155,7 @@ def test_bench_merge_from_the_command_line(capsys, tmp_path):
 
 def test_the_table_has_ratios_to_the_floor(capsys):
     machine = Machine("a processor", 2, 8 * 2**30, None, "Linux 6", "3.11", "2.13", 2)
-    disk = DiskCost(compile=0.0, startup=1.5, seconds=3.0, floor=2.0, gbps=1.25, anonymous=123 * 10**6)
+    disk = DiskCost(startup=1.5, first=4.5, seconds=3.0, floor=2.0, gbps=1.25, anonymous=123 * 10**6)
     live = LiveCost(first=0.9, seconds=0.25, floor=0.2, gbps=14.0)
     cost = MethodCost("breadcrumbs_ties", {"density": 0.5}, 4, disk, live)
     report = Report(machine, 350 * 10**6, 3, "bfloat16", 3, "always", 1.5, 1.2, (cost,))
@@ -151,7 +163,7 @@ def test_the_table_has_ratios_to_the_floor(capsys):
     console.print(*bench_table(report))
     said = capsys.readouterr().out
     row = next(line.split() for line in said.splitlines() if line.strip().startswith("breadcrumbs_ties"))
-    assert row == ["breadcrumbs_ties", "4", "3.00", "1.50", "1.25", "123", "0.90", "0.250", "1.25", "14.0"]
+    assert row == ["breadcrumbs_ties", "4", "4.50", "3.00", "1.50", "1.25", "123", "0.90", "0.250", "1.25", "14.0"]
     assert "1.25 x `python -c 'import torch'`" in " ".join(said.split())
     assert "a processor, 2 cores, 8 GiB" in said
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from evomerge.merge import kernels
 from evomerge.merge.kernels import ROW, Kernels, Operation
 from evomerge.methods import METHODS
 
-COUNT = 3 * ROW + 1234  # whole rows, which are compiled, and a rest, which is not
+COUNT = 3 * ROW + 234  # whole rows, which are compiled, and a rest, which is not
 SETTINGS = {
     "linear": {"weight": [0.3, 0.9, 0.5]},
     "slerp": {"t": 0.3},
@@ -85,6 +86,14 @@ def test_compiled_and_eager_agree_bit_for_bit(name, dtype, operation, own_cache,
         assert total.isfinite()
     assert caplog.text == ""
     assert list(own_cache.glob(f"{name}-*.pt2"))
+
+
+@needs_compiler
+def test_a_compiled_kernel_asks_for_what_it_reads_next(operation, own_cache):
+    run("always", operation("dare_ties", torch.bfloat16), torch.bfloat16)
+    with zipfile.ZipFile(next(own_cache.glob("dare_ties-*.pt2"))) as package:
+        (source,) = (package.read(name).decode() for name in package.namelist() if name.endswith(".kernel.cpp"))
+    assert source.count("__builtin_prefetch(") == 4  # three models and a base
 
 
 @needs_compiler

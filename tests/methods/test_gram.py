@@ -71,7 +71,7 @@ def test_squares_that_float32_cannot_hold(scale):
 
 
 @pytest.mark.parametrize("along", ["all", "rows", "columns"])
-@pytest.mark.parametrize("shape", [(5, 40_000), (40_000, 5), (200_001,)])
+@pytest.mark.parametrize("shape", [(5, 300_000), (300_000, 5), (1, 300_000), (900_001,)])
 def test_the_same_bits_with_any_number_of_threads(along, shape):
     tensors, before = sources(*shape), torch.get_num_threads()
     try:
