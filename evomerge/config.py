@@ -25,6 +25,7 @@ from fitness.validation import validated
 
 PACKAGE = Path(__file__).resolve().parent
 GROUPS = ("models", "genome", "optimizer", "suite", "workers", "experiment")
+SHORT_NAMES = {"racing": "suite.racing"}  # overrides whose key a user need not write in full
 RESUMABLE = ("budget", "workers", "notify")  # what a resume may change without becoming another study
 
 
@@ -273,6 +274,8 @@ def _compose(name: str, overrides: Sequence[str], config_dir: Path | None) -> di
 def _tolerant(override: str) -> str:
     """An override that may also set what no file mentions; that the key exists is checked against the schema."""
     key = override.partition("=")[0]
+    if key in SHORT_NAMES:
+        return f"++{SHORT_NAMES[key]}{override.removeprefix(key)}"
     return override if key in GROUPS or key.startswith(("+", "~", "hydra")) else f"++{override}"
 
 
@@ -297,15 +300,19 @@ def _absolute_source(source: Any, root: Path) -> Any:
 
 def absolute_model(path: str, root: Path) -> str:
     """A model's path made absolute where it names a folder; a hub id stays as it is."""
-    local = root / Path(path).expanduser()
+    local = _local(path, root)
     explicit = path.startswith((".", "/", "~"))
-    return os.path.normpath(local) if explicit or local.exists() else path
+    return local if explicit or os.path.exists(local) else path
+
+
+def _local(path: str, root: Path) -> str:
+    # pathlib raises for users and names that there cannot be: to us they are what does not exist
+    return os.path.normpath(root / os.path.expanduser(path))
 
 
 def _absolute_includes(data: dict[str, Any], root: Path) -> None:
     suite = data.get("suite")
     if isinstance(suite, dict) and isinstance(suite.get("include_path"), list):
         suite["include_path"] = [
-            os.path.normpath(root / Path(entry).expanduser()) if isinstance(entry, str) else entry
-            for entry in suite["include_path"]
+            _local(entry, root) if isinstance(entry, str) else entry for entry in suite["include_path"]
         ]

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from html import unescape
 from pathlib import Path
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 _STUDY = "large"
+_WARM = 20  # candidates of a search before it is measured
 _FOLLOWED = "followed"
 # as the scripts of the pages have it, for a reader who looks at the top of the page
 _REFRESH = 2.0  # seconds between two refreshes of a page that follows a search
@@ -284,10 +285,17 @@ def _visit(browser: "Browser", served: Served) -> Sequence[float]:
 def _search_cost(runs_dir: Path, windows: int, seconds: float, say: Callable[[str], None]) -> SearchCost:
     words = ["search", "experiment=demo", f"study={_FOLLOWED}", f"runs_dir={runs_dir}", "workers.count=1"]
     runs_dir.mkdir(parents=True)
-    with _running([*words, "budget.candidates=100000"]), serving(runs_dir) as served:
+    with _running([*words, "budget.candidates=100000"], runs_dir / ".output") as search, serving(runs_dir) as served:
         folder = StudyFolder(runs_dir / _FOLLOWED)
         say("waiting for a search to get going")
-        _until(lambda: len(_finished(folder)) > 20, "candidates of the search")
+        deadline = time.monotonic() + 5 * PATIENCE
+        while len(_finished(folder)) <= _WARM:
+            search.check()
+            if time.monotonic() > deadline:
+                raise UsageError(
+                    "a search of the demo does not get going", found=f"{len(_finished(folder))} candidates"
+                )
+            time.sleep(0.2)
         rates: dict[bool, list[float]] = {True: [], False: []}
         loads: dict[bool, list[float]] = {True: [], False: []}
         for place in range(2 * windows):
@@ -298,6 +306,7 @@ def _search_cost(runs_dir: Path, windows: int, seconds: float, say: Callable[[st
                 before, began = served.cpu_seconds(), time.time()
                 time.sleep(seconds)
                 after, ended = served.cpu_seconds(), time.time()
+            search.check()
             rates[following].append(_rate(folder, began, ended))
             if before is not None and after is not None:
                 loads[following].append((after - before) / (ended - began))
@@ -313,27 +322,36 @@ def _search_cost(runs_dir: Path, windows: int, seconds: float, say: Callable[[st
     )
 
 
+@dataclass(frozen=True)
+class _Search:
+    process: subprocess.Popen[str]
+    output: Path
+
+    def check(self) -> None:
+        """Raise UsageError if it has ended."""
+        if self.process.poll() is not None:
+            said = self.output.read_text(encoding="utf-8").strip().splitlines()
+            raise UsageError("the search of the bench has ended", found=said[-1] if said else self.process.returncode)
+
+
 @contextmanager
-def _running(words: Sequence[str]) -> Iterator[None]:
+def _running(words: Sequence[str], output: Path) -> Iterator[_Search]:
     """A search in a process group of its own, which is killed when the block ends."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "evomerge", *words],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    ) as search:
+    with (
+        output.open("w", encoding="utf-8") as file,
+        subprocess.Popen(
+            [sys.executable, "-m", "evomerge", *words],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        ) as process,
+    ):
         try:
-            yield
+            yield _Search(process, output)
         finally:
-            os.killpg(search.pid, signal.SIGKILL)
-
-
-def _until(reached: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 5 * PATIENCE
-    while not reached():
-        if time.monotonic() > deadline:
-            raise UsageError("nothing comes", where=what)
-        time.sleep(0.2)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def _finished(folder: StudyFolder) -> list[float]:
@@ -345,7 +363,8 @@ def _rate(folder: StudyFolder, began: float, ended: float) -> float:
     """Candidates per hour between the first and the last that a window holds."""
     moments = [moment for moment in _finished(folder) if began <= moment <= ended]
     if len(moments) < 3:
-        raise UsageError("windows are too short", expected="3 candidates", found=len(moments), remedy="--seconds")
+        remedy = "longer ones: --seconds"
+        raise UsageError("too few candidates in a window", expected="3 or more", found=len(moments), remedy=remedy)
     return 3600 * (len(moments) - 1) / (moments[-1] - moments[0])
 
 

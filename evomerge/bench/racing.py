@@ -36,6 +36,7 @@ RACING = "{rungs: [0.1, 0.25, 0.5, 1.0], keep: 0.34, alpha: 0.05}"
 CANDIDATES = 120  # of the demo
 _GENERATION = 10  # candidates of the demo that race each other, until the optimizer starts anew with more
 
+_WIDTH = 110  # of the table with all columns
 _SPLITS: tuple[Split, Split] = ("holdout", "dev")
 
 
@@ -286,7 +287,7 @@ def main() -> None:
     comparisons = {}
     for seed in range(options.first, options.first + options.seeds):
         comparisons[seed] = bench.compare(seed)
-        _print(Console(), comparisons)
+        _print(Console(width=_WIDTH), comparisons)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Each does what the command of the same name does, through the same functions. A 
 what was done; a program that takes JSON gets an `Answer`.
 """
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,7 @@ from evomerge.study.requests import Wish, ask
 
 PATIENCE = 10.0  # seconds in which most searches have either begun or said why they cannot
 LOOK = 0.1  # seconds between looks at one
+LONGEST_NAME = 255  # bytes of a name in a path
 NUMBER = Field(ge=0, le=10**9)
 
 
@@ -58,7 +60,7 @@ class ResumeForm(BaseModel):
     candidates: Count = None
     hours: Hours = None
     workers: Count = None
-    overrides: str = ""
+    overrides: str = Field(default="", max_length=launching.LONGEST)
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -136,7 +138,7 @@ def export(
     if place.suffix not in (".yaml", ".yml"):
         raise UsageError("not a name for a recipe", where="path", expected="a name that ends in .yaml", found=path)
     for taken in (place, place.with_name(f"{place.stem}.provenance.json")):
-        if taken.exists():
+        if os.path.lexists(taken):
             raise UsageError("file exists", where="path", found=taken, remedy="choose another name")
     write_export(view, chosen, place)
     answer = Answer(
@@ -165,6 +167,8 @@ def merge(
         raise UsageError("folder is not empty", where="out", found=place, remedy="choose another name")
     if place.parent == on.settings.runs_dir.resolve():
         raise UsageError("not a place for a model", where="out", found=place, remedy="a folder there is a study")
+    if (running := on.processes.merging(place)) is not None:
+        raise StudyError("folder is being made", where=place, found=f"job {running.id}", remedy="wait for it")
     job = on.processes.start_merge(view.folder, chosen.number, chosen.recipe, place)
     answer = Answer(
         message=f"Candidate {chosen.number} is being merged into {place}.",
@@ -268,12 +272,14 @@ def _place(settings: Settings, text: str, root: Path) -> Path:
     """A path that a page gives, relative to `root` or absolute.
 
     Raises:
-        UsageError: it lies outside of the allowed folders.
+        UsageError: it is no path, or lies outside of the allowed folders.
     """
     try:
         place = (root / Path(text.strip()).expanduser()).resolve()
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links, no such home, a zero byte
         raise UsageError("not a path", where="path", found=repr(text)) from error
+    if any(len(os.fsencode(part)) > LONGEST_NAME for part in place.parts):
+        raise UsageError("not a path", where="path", expected=f"names of at most {LONGEST_NAME} bytes")
     if not lies_in(place, settings.writable):
         raise UsageError(
             "outside of the allowed folders",

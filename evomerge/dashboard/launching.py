@@ -10,23 +10,28 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
-from threading import Lock
+from threading import BoundedSemaphore, Lock
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
-from evomerge.config import GROUPS, SearchConfig, conf_dir, resumed_config, search_config, search_config_of
+from evomerge.config import GROUPS, SHORT_NAMES, SearchConfig, conf_dir, resumed_config, search_config, search_config_of
 from evomerge.dashboard.processes import child_environment, said
 from evomerge.dashboard.settings import Settings, lies_in
 from evomerge.errors import ConfigError, OneLineError, nearest
 from evomerge.study import check_new
+from evomerge.study.folder import check_name
 
+DEEPEST = 20  # brackets of a value within each other: parsers of them recurse
+LONGEST = 10_000  # characters of overrides: they are parsed slowly, and one after another
 TIMEOUT = 300.0  # seconds that a check may take: the headers of large models may have to be fetched
 _KEY = re.compile(r"\+{0,2}([A-Za-z]\w*(?:\.\w+)*)")
 _OURS = ("hydra", "runs_dir", "notify", "storage")  # where things go, and what is run: not for a browser to say
 _composing = Lock()  # Hydra has one state for the whole process
+_checking = BoundedSemaphore(2)  # each check is a process that loads models' headers and tasks
 
 
 class LaunchForm(BaseModel):
@@ -47,7 +52,7 @@ class LaunchForm(BaseModel):
     optimizer: str = ""
     suite: str = ""
     workers: str = ""
-    overrides: str = ""
+    overrides: str = Field(default="", max_length=LONGEST)
 
     @property
     def choices(self) -> dict[str, str]:
@@ -101,12 +106,15 @@ def overrides(settings: Settings, form: LaunchForm) -> tuple[str, ...]:
     """What a form asks for, as `evomerge search` takes it.
 
     Raises:
-        ConfigError: a word that a browser may not send; its `where` is the key.
+        ConfigError: a word that a browser may not send, or what is no name for a study; its `where` is the key.
     """
     chosen = [f"{group}={option}" for group, option in form.choices.items()]
     for word in (*chosen, *form.lines):
         _check_word(settings, word)
-    named = [f"study={_quoted(form.study.strip())}"] if form.study.strip() else []
+    named = []
+    if study := form.study.strip():
+        check_name(study)  # before it is composed: it could be an interpolation
+        named = [f"study={_quoted(study)}"]
     return (*chosen, *named, *form.lines, f"runs_dir={_quoted(str(settings.runs_dir.absolute()))}")
 
 
@@ -144,6 +152,8 @@ def check(settings: Settings, form: LaunchForm) -> Checked:
         OneLineError: what `evomerge search` would say.
     """
     config = compose(settings, form)
+    if not _checking.acquire(blocking=False):
+        raise OneLineError("other checks are going on", remedy="wait for one of them to end")
     try:
         done = subprocess.run(
             [sys.executable, "-m", *command(settings, form), "--dry-run", "--json"],
@@ -156,6 +166,8 @@ def check(settings: Settings, form: LaunchForm) -> Checked:
         )
     except subprocess.TimeoutExpired as error:
         raise OneLineError("the check takes too long", expected=f"at most {TIMEOUT:.0f} s") from error
+    finally:
+        _checking.release()
     if done.returncode != 0:
         raise OneLineError(said(done.stderr.splitlines()) or "the check failed without a word")
     return Checked(config=config_yaml(config), dry_run=json.loads(done.stdout))
@@ -198,6 +210,10 @@ def _check_word(settings: Settings, word: str) -> None:
     match = _KEY.fullmatch(key)
     if match is None or not equals:
         raise ConfigError("override cannot be read", where=key or word, expected="key=value")
+    if _depth(value) > DEEPEST:
+        raise ConfigError(
+            "override cannot be read", where=key, expected=f"at most {DEEPEST} brackets within each other"
+        )
     name = match[1]
     top = name.partition(".")[0]
     if top in _OURS or "_target_" in word or "${" in word:
@@ -211,8 +227,16 @@ def _check_word(settings: Settings, word: str) -> None:
         known = _options(settings, name)
         if value not in known:
             raise ConfigError("no such option", where=f"{name}/{value}", remedy=nearest(value, known))
-    elif name == top and top not in SearchConfig.model_fields:  # Hydra would look for a folder of that name
+    elif name == top and top not in (
+        *SearchConfig.model_fields,
+        *SHORT_NAMES,
+    ):  # Hydra would look for a folder of that name
         raise ConfigError("unknown key", where=f"config: {name}", remedy=nearest(name, SearchConfig.model_fields))
+
+
+def _depth(value: str) -> int:
+    """How many brackets are open at once, at most."""
+    return max(accumulate((each in "[{(") - (each in ")}]") for each in value), default=0)
 
 
 def _check_places(settings: Settings, config: SearchConfig) -> None:

@@ -25,13 +25,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from evomerge.dashboard.problems import NotFoundError
 from evomerge.dashboard.signature import digest, signature
 from evomerge.study.folder import StudyFolder, folders_in, replace_file, writing
+from evomerge.study.log import tail
 
 Kind: TypeAlias = Literal["search", "resume", "merge", "prompts"]
 JobState: TypeAlias = Literal["running", "done", "paused", "failed", "killed"]
 
 KEPT = 200  # launches; older ones that have ended are forgotten
 _TOKEN = "EVOMERGE_TOKEN"
-_TAIL = 64 * 1024  # bytes of an output in which its last lines are looked for
 _LINES = 50  # of an output in which its error is looked for
 _SAID = "evomerge: "  # how a command begins the line that tells its error
 _WARNED = "evomerge: warning: "
@@ -60,6 +60,11 @@ class Command(BaseModel):
     started: str
     candidate: int | None = None
     out: str | None = None
+
+    @property
+    def searches(self) -> bool:
+        """Whether it is a search, new or resumed."""
+        return self.kind in ("search", "resume")
 
 
 class Progress(BaseModel):
@@ -142,12 +147,16 @@ class Processes:
 
     def searching(self, study: str) -> Job | None:
         """The search of a study, new or resumed, that was started last and has not ended; None if there is none."""
-        running = (job for job in self.jobs() if job.kind in ("search", "resume") and job.state == "running")
+        running = (job for job in self.jobs() if job.searches and job.state == "running")
         return next((job for job in running if job.study == study), None)
+
+    def merging(self, out: Path) -> Job | None:
+        """The merge into the folder `out` that has not ended; None if there is none."""
+        return next((job for job in self.jobs() if job.out == str(out) and job.state == "running"), None)
 
     def output(self, name: str, lines: int) -> tuple[str, ...]:
         """The last lines that a job has printed. Raises NotFoundError."""
-        return _tail(self._place(name) / "output.log", lines)
+        return tail(self._place(name) / "output.log", lines)
 
     def version(self) -> str:
         """Another text whenever a job has changed. Raises StudyError."""
@@ -232,7 +241,7 @@ def _id(place: Path) -> str:
 
 
 def _is_alive(place: Path) -> bool:
-    with contextlib.suppress(FileNotFoundError), (place / "alive").open("rb") as file:
+    with contextlib.suppress(OSError), (place / "alive").open("rb") as file:  # or it is no job
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -255,7 +264,7 @@ def _state(code: int | None) -> JobState:
 
 
 def _error(place: Path, code: int) -> str:
-    lines = [line for line in _tail(place / "output.log", _LINES) if line.strip()]
+    lines = [line for line in tail(place / "output.log", _LINES) if line.strip()]
     # without a line of ours it is a bug, whose traceback ends in what it is
     return said(lines) or (lines[-1] if lines else f"ended with exit code {code}")
 
@@ -264,17 +273,6 @@ def _progress(place: Path) -> Progress | None:
     with contextlib.suppress(OSError, ValidationError):
         return Progress.model_validate_json((place / "progress.json").read_bytes())
     return None
-
-
-def _tail(path: Path, lines: int) -> tuple[str, ...]:
-    """The last lines of a text file; none if it is not there."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - _TAIL))
-            content = file.read()
-    except OSError:
-        return ()
-    return tuple(content.decode(errors="replace").splitlines()[-lines:])
 
 
 def _numbered(parent: Path) -> Path:

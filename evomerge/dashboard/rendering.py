@@ -25,6 +25,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 SHARED = Path(evomerge.study.__file__).parent / "templates"  # what pages and the report have in common
 PLOTLY = f"/static/plotly-{plotly.__version__}.js"
 _LONGEST_FLASH = 500  # characters
+_TO_STRANGERS = (400, 401)  # what `security` answers to who has not shown the token
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,12 @@ def render(request: Request, template: str, *, page: BaseModel, status: int = 20
         page: its view model.
         status: of the HTTP answer.
     """
+    stranger = status in _TO_STRANGERS  # whom others' words could mislead, and whom our folders do not concern
     content = _TEMPLATES.get_template(template).render(
         request=request,
         page=page,
-        flash=Flash.of(request),
-        read_only=request.app.state.shelf.read_only,
+        flash=None if stranger else Flash.of(request),
+        read_only=None if stranger else request.app.state.shelf.read_only,
         seen=getattr(request.state, "seen", None),
     )
     return HTMLResponse(content, status)

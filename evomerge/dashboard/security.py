@@ -123,7 +123,7 @@ class Security:
         site = request.headers.get("sec-fetch-site", "same-origin")
         origin = request.headers.get("origin")
         host = request.headers["host"].lower()
-        if site not in ("same-origin", "none") or (origin is not None and urlsplit(origin).netloc.lower() != host):
+        if site not in ("same-origin", "none") or (origin is not None and origin.lower().partition("://")[2] != host):
             error = OneLineError(
                 "comes from another site", found=origin or site, remedy="use the dashboard's own pages"
             )

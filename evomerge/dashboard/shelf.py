@@ -15,7 +15,7 @@ from evomerge.dashboard.problems import NotFoundError
 from evomerge.dashboard.signature import digest, signature
 from evomerge.errors import OneLineError, StudyError, nearest
 from evomerge.study import StudyView
-from evomerge.study.document import StudyDocument, StudyEntry, broken_study, study_document, study_summary
+from evomerge.study.document import StudyDocument, StudyEntry, study_document, study_entry
 from evomerge.study.folder import StudyFolder, folders_in
 from evomerge.study.lock import holder
 
@@ -158,11 +158,7 @@ class Shelf:
         known = self._entries.get(path.name)
         if known is not None and known[0] == version:
             return known[1]
-        entry: StudyEntry
-        try:
-            entry = study_summary(self._take(folder).view())
-        except OneLineError as error:
-            entry = broken_study(path, error)
+        entry = study_entry(path, lambda _: self._take(folder).view())
         self._entries[path.name] = version, entry
         return entry
 

@@ -18,7 +18,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections import Counter
+import time
 from collections.abc import Hashable
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -36,7 +36,7 @@ Mode = Literal["auto", "always", "never"]
 
 ROW = 1024  # elements; compiled kernels take whole rows, because loops of a known length vectorize best
 _PIECE = 1 << 20  # elements for a compiled kernel at once; what it wrote is then still in a core's cache to be checked
-_WORTH_IT = 1 << 34  # elements read eagerly that have taken about as long as it takes to compile
+_WORTH_IT = 15.0  # seconds of working eagerly: about what it takes to compile
 _COMPILE_SECONDS = 600
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
@@ -126,7 +126,7 @@ class Kernels:
         _keep_temporaries()
         self._mode = mode
         self._loaded: dict[Hashable, Any] = {}
-        self._read: Counter[Hashable] = Counter()  # elements, eagerly
+        self._eager: dict[Hashable, float] = {}  # seconds; of what was looked for and not found
         self._refused = False
 
     def run(self, operation: Operation, out: Tensor, start: int) -> Tensor:
@@ -142,7 +142,8 @@ class Kernels:
             the device.
         """
         rows = out.numel() // ROW * ROW
-        kernel = self._kernel(operation, out) if rows and self._mode != "never" else None
+        key = operation.key(out)
+        kernel = self._kernel(key, operation, out) if rows and self._mode != "never" else None
         done, sums = 0, []
         if kernel is not None:
             step = _PIECE if out.device.type == "cpu" else rows
@@ -151,26 +152,28 @@ class Kernels:
                 _run_compiled(kernel, operation.part(piece), out[piece], start + done)
                 sums.append(_sum(out[piece]))
             done = rows
+        began = time.perf_counter()
         for piece in chunks(out.numel() - done, out.device):
             piece = slice(done + piece.start, done + piece.stop)
             _run_eager(operation.part(piece), out[piece], start + piece.start)
             sums.append(_sum(out[piece]))
+        if key in self._eager:
+            self._eager[key] += time.perf_counter() - began
         return torch.stack(sums).sum(dtype=torch.float32) if sums else torch.zeros((), device=out.device)
 
-    def _kernel(self, operation: Operation, out: Tensor) -> Any:
+    def _kernel(self, key: Hashable, operation: Operation, out: Tensor) -> Any:
         """The compiled kernel, None if there is none or it is not worth making yet."""
-        key = operation.key(out)
         if key not in self._loaded:
             kernel = None if self._refused else self._find(key, operation, out)
             if kernel is None and not self._refused:
-                self._read[key] += out.numel() * len(operation.sources)
+                self._eager.setdefault(key, 0.0)
                 return None
             self._loaded[key] = kernel
         return self._loaded[key]
 
     def _find(self, key: Hashable, operation: Operation, out: Tensor) -> Any:
-        eager = self._mode == "auto" and out.device.type == "cpu" and self._read[key] < _WORTH_IT
-        if eager and self._read[key]:
+        eager = self._mode == "auto" and out.device.type == "cpu" and self._eager.get(key, 0.0) < _WORTH_IT
+        if eager and key in self._eager:
             return None  # it was looked for
         try:
             signature = operation.signature(out)

@@ -26,7 +26,7 @@ class Drain:
         self._folder = folder
 
     def wish(self) -> Wish | None:
-        """What was asked last; Ctrl-C asks to pause, whatever was asked before."""
+        """What was asked last; Ctrl-C asks to pause, whatever else is asked."""
         now = time.monotonic()
         if self._signalled:
             self._wish = "pause"

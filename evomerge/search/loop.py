@@ -145,8 +145,8 @@ class Search:
     def evaluate_all(self, jobs: Sequence[Job]) -> dict[str, Outcome] | None:
         """Score these jobs: name -> outcome; None when the user stopped the search first."""
         outcomes: dict[str, Outcome] = {}
-        whole = self.evaluate(jobs, lambda job, outcome: outcomes.update({job.name: outcome}))
-        return outcomes if whole else None
+        self.evaluate(jobs, lambda job, outcome: outcomes.update({job.name: outcome}))
+        return outcomes if len(outcomes) == len(jobs) else None
 
     def _score_baselines(self) -> None:
         for baseline in self.study.baselines():

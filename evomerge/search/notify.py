@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from http.client import HTTPException
+from http.client import HTTPException, InvalidURL
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -178,11 +178,20 @@ def post(url: str, notice: Notice) -> None:
     request = urllib.request.Request(
         url, data=notice.model_dump_json().encode(), headers={"Content-Type": "application/json"}, method="POST"
     )
-    with urllib.request.urlopen(request, timeout=WEBHOOK_SECONDS):
+    with urllib.request.build_opener(_NoRedirects).open(request, timeout=WEBHOOK_SECONDS):
         pass
 
 
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A redirected POST would go on as a GET without the notice, and might still be answered as if all were well."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
 def _cause(error: Exception) -> str:
+    if isinstance(error, InvalidURL):  # whose message repeats parts of it, and it is a secret
+        return "the URL is not valid"
     if isinstance(error, subprocess.TimeoutExpired):
         return f"it took longer than {error.timeout:g} s"
     if isinstance(error, subprocess.CalledProcessError):

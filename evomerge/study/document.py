@@ -1,14 +1,14 @@
 """Studies as documents: what `show --json` and `studies --json` print and what the dashboard shows."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
 from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel, ConfigDict
 
-from evomerge.errors import OneLineError
+from evomerge.errors import OneLineError, StudyError
 from evomerge.study.folder import folders_in
 from evomerge.study.results import Baseline, Candidate, Finalist, Range, Result, State
 from evomerge.study.status import read_status
@@ -244,7 +244,7 @@ def study_summary(study: StudyView) -> StudySummary:
         state=study.state,
         candidates=tally.candidates,
         done=tally.done,
-        total=_budget(study),
+        total=candidate_budget(study),
         feasible=tally.feasible,
         objective=None if winner is None else winner.objective,
         objective_interval=None if winner is None else winner.objective_interval,
@@ -258,24 +258,28 @@ def study_summary(study: StudyView) -> StudySummary:
     )
 
 
-def _budget(study: StudyView) -> int | None:
+def candidate_budget(study: StudyView) -> int | None:
     """The candidates of the budget; None in the config of what is no search."""
     budget = study.config.get("budget")
     candidates = budget.get("candidates") if isinstance(budget, dict) else None
     return candidates if isinstance(candidates, int) else None
 
 
-def broken_study(folder: Path, error: OneLineError) -> BrokenStudy:
-    """A folder that cannot be read as a study."""
-    return BrokenStudy(study=folder.name, folder=str(folder), reason=str(error))
+def study_entry(folder: Path, open_study: Callable[[Path], StudyView] = StudyView) -> StudyEntry:
+    """How the study in a folder stands, or why it cannot be read.
 
-
-def study_entry(folder: Path) -> StudyEntry:
-    """How the study in a folder stands, or why it cannot be read."""
+    Args:
+        folder: of the study.
+        open_study: opens it.
+    """
+    reason: OneLineError
     try:
-        return study_summary(StudyView(folder))
+        return study_summary(open_study(folder))
     except OneLineError as error:
-        return broken_study(folder, error)
+        reason = error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:  # of records that are not ours
+        reason = StudyError("study is damaged", where=folder, found=repr(error), remedy="restore it")
+    return BrokenStudy(study=folder.name, folder=str(folder), reason=str(reason))
 
 
 def _result(result: Result) -> ResultDocument:

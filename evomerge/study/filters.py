@@ -35,7 +35,7 @@ def difference(triple: tuple[float, float, float] | None) -> str:
 
 def margin(violation: float | None) -> str:
     """By how much a gate is cleared, in percent of its bound; negative where it is missed."""
-    return NONE if violation is None else f"{-100 * violation:+.1f} %".replace("-", "−")
+    return NONE if violation is None else f"{0.0 - 100 * violation:+.1f} %".replace("-", "−")
 
 
 def gate(text: str) -> str:

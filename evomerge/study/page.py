@@ -1,7 +1,6 @@
 """The study page: one typed view model, which the dashboard, its API and the report share."""
 
 import math
-import os
 from collections import Counter
 from collections.abc import Mapping
 from typing import Literal, TypeAlias, get_args
@@ -17,9 +16,11 @@ from evomerge.study.document import (
     ResultDocument,
     StudyDocument,
     Triple,
+    candidate_budget,
 )
 from evomerge.study.facts import StudyFacts, study_facts
 from evomerge.study.figures import FigureFacts, figure_facts
+from evomerge.study.log import tail
 from evomerge.study.provenance import Environment
 from evomerge.study.results import Range
 from evomerge.study.status import Status, read_status
@@ -30,7 +31,6 @@ from evomerge.study.view import StudyState, StudyView
 MATRIX = 30  # candidates in the gate matrix
 LOG = 50  # lines of the log
 _NAMED = 12  # what failed for one reason, by name
-_TAIL = 64 * 1024  # bytes in which the last lines of the log are looked for
 
 Filter: TypeAlias = Literal["all", "feasible", "infeasible", "stopped", "failed", "running"]
 
@@ -196,7 +196,7 @@ def study_page(study: StudyView, document: StudyDocument, query: CandidateQuery 
         study=document.study,
         state=document.state,
         done=len(facts.kinds) - counts["running"],
-        total=_budget(study),
+        total=candidate_budget(study),
         hours=document.hours,
         leader=None if leader is None else _row(leader, facts),
         best=None if document.best is None else document.best.number,
@@ -265,28 +265,13 @@ def failures(study: StudyDocument) -> tuple[Failure, ...]:
 
 def log_tail(study: StudyView, lines: int) -> tuple[str, ...]:
     """The last lines of the search's log; none where it cannot be read."""
-    try:
-        with (study.folder.path / "search.log").open("rb") as file:
-            end = file.seek(0, os.SEEK_END)
-            start = max(0, end - _TAIL)
-            file.seek(start)
-            text = file.read().decode(errors="replace")
-    except OSError:
-        return ()
-    whole = text.splitlines()[1 if start else 0 :]  # the first one may be cut
-    return tuple(whole[-lines:])
+    return tail(study.folder.path / "search.log", lines)
 
 
 def _row(candidate: CandidateDocument, facts: StudyFacts) -> CandidateRow:
     fields = {name: getattr(candidate, name) for name in ResultDocument.model_fields}
     number = candidate.number
     return CandidateRow(**fields, number=number, kind=facts.kinds[number], rank=facts.places.get(number))
-
-
-def _budget(study: StudyView) -> int | None:
-    """The candidates of the budget; None in the config of what is no search."""
-    budget = study.config.get("budget")
-    return budget.get("candidates") if isinstance(budget, dict) else None
 
 
 def _values(column: str, facts: StudyFacts) -> Mapping[int, float]:

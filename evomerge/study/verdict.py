@@ -57,9 +57,12 @@ def evidence(study: StudyDocument) -> list[str]:
     for each in study.differences:
         if each.candidate == best.number:
             kind = "the plain uniform merge" if each.rival == "uniform" else f"the best parent ({each.rival})"
-            doubt = "" if each.objective[1] > 0 or each.objective[2] < 0 else ", which may be chance"
+            value, low, high = each.objective
+            doubt = "" if low > 0 or high < 0 else ", which may be chance"
+            ahead = f"leads {kind} by {signed((value, low, high))}"
+            behind = f"trails {kind} by {signed((-value, -high, -low))}"
             where = "holdout documents" if each.split == "holdout" else "dev documents, which steered the search,"
-            sentences.append(f"Over the same {where} it leads {kind} by {signed(each.objective)}{doubt}.")
+            sentences.append(f"Over the same {where} it {ahead if value >= 0 else behind}{doubt}.")
     for finalist in study.finalists:
         if finalist.number == best.number and finalist.optimism is not None:
             sentences.append(

@@ -52,6 +52,13 @@ def test_an_experiment_overrides_what_it_chooses(config_dir):
     assert config.budget.candidates == 200
 
 
+@pytest.mark.parametrize("path", ["~nobody-of-that-name/model", "x" * 5000, "./" + "x" * 5000])
+def test_a_path_that_cannot_be_is_one_that_is_not_there(config_dir, path):
+    config = compose(config_dir, f"models.base='{path}'", f"suite.include_path=['{path}']")
+    assert config.models.base.path in (path, str(config_dir / path))
+    assert config.suite.include_path == (str(config_dir / path),)
+
+
 def test_folders_become_absolute_and_hub_ids_stay(config_dir):
     (config_dir / "here" / "model").mkdir(parents=True)
     config = compose(config_dir, "models.base=here/model", "suite.include_path=[tasks]")
@@ -147,3 +154,10 @@ def test_who_is_told_is_a_command_a_webhook_or_nobody_and_may_change(config_dir)
 
 def test_scoring_needs_a_suite_only(config_dir):
     assert score_config(["suite=mine"], config_dir).suite.tasks[0].name == "t"
+
+
+def test_a_race_is_set_and_turned_off_by_its_short_name():
+    raced = search_config(["experiment=demo", "racing={rungs: [0.25, 1.0]}"])
+    assert raced.suite.racing is not None
+    assert raced.suite.racing.rungs == (0.25, 1.0)
+    assert search_config(["experiment=demo", "racing={rungs: [0.25, 1.0]}", "racing=none"]).suite.racing is None

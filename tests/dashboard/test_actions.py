@@ -100,6 +100,8 @@ def test_a_resume_of_a_study_in_use_says_by_whom(program, folder):
         ({"overrides": "seed=1"}, "a resume cannot change what a study is"),
         ({"overrides": "budget.candidates=many"}, "not valid"),
         ({"overrides": "budget.candidates"}, "override cannot be read"),
+        ({"overrides": "workers.count=" + "[" * 3000}, "override cannot be read"),
+        ({"overrides": "workers.device=" + "x" * 10_000}, "not valid"),
         ({"overrides": "notify.command=[x]"}, "cannot be set from a page"),
         ({"candidates": "0"}, "not valid"),
         ({"hours": "nan"}, "not valid"),
@@ -156,6 +158,8 @@ def test_a_candidate_that_misses_a_gate_is_exported_with_a_warning(browser, fold
         ("link/winner.yaml", "outside of the allowed folders"),
         ("~nobody-of-that-name/winner.yaml", "not a path"),
         ("a\0.yaml", "not a path"),
+        ("x" * 300 + ".yaml", "not a path"),
+        ("x" * 250 + ".yaml", "cannot write the recipe"),  # its provenance has a longer name
         ("no/such/folder/winner.yaml", "cannot write the recipe"),
     ],
 )
@@ -208,6 +212,9 @@ def test_names_that_no_header_could_hold(program, runs_dir):
 
 def test_a_merge_is_made_by_a_process_of_its_own(program, folder):
     answer = program.post("/studies/night/merge", data={"candidate": "3", "out": ""})
+    twice = program.post("/studies/night/merge", data={"candidate": "3", "out": ""})
+    assert twice.status_code == 409
+    assert error_of(twice)["what"] == "folder is being made"
     job = job_of(program, answer.json()["job"]["id"])
     assert (job["state"], job["error"]) == ("done", None)
     assert job["progress"]["done"] == job["progress"]["total"] > 0
@@ -219,7 +226,9 @@ def test_a_merge_is_made_by_a_process_of_its_own(program, folder):
     assert error_of(again)["what"] == "folder is not empty"
 
 
-@pytest.mark.parametrize("out", ["/etc/model", "../../../../model", "../..", "../../model", "~nobody-of-that-name/x"])
+@pytest.mark.parametrize(
+    "out", ["/etc/model", "../../../../model", "../..", "../../model", "~nobody-of-that-name/x", "x" * 300]
+)
 def test_a_merge_goes_to_a_new_folder_in_an_allowed_one(program, runs_dir, monkeypatch, out):
     monkeypatch.chdir(runs_dir)
     answer = program.post("/studies/night/merge", data={"candidate": "3", "out": out})

@@ -1,4 +1,6 @@
+import subprocess
 from pathlib import Path
+from threading import BoundedSemaphore
 
 import pytest
 import yaml
@@ -94,6 +96,13 @@ def test_an_error_reads_as_on_the_command_line_and_belongs_to_its_field(settings
     assert field_of(error, filled) == field
 
 
+def test_a_name_tells_nothing_of_the_environment(settings, monkeypatch):
+    monkeypatch.setenv("SECRET", "what nobody may see")
+    error = refused(settings, LaunchForm(study="${oc.env:SECRET}", experiment="demo"))
+    assert error.what == "not a name for a study"
+    assert "nobody" not in str(error)
+
+
 def test_what_has_to_be_chosen_is_asked_for_at_its_field(settings):
     form = LaunchForm(study="s", models="demo")
     assert field_of(refused(settings, form), form) == "suite"
@@ -142,6 +151,8 @@ def test_a_name_that_is_taken_is_said_before_anything_starts(settings):
         "=1",
         "a b=1",
         "optimizer=[cma_es,tpe]",
+        "seed=" + "[" * 300 + "]" * 300,
+        "seed=" + "{a: " * 300,
     ],
 )
 def test_a_page_may_not_say(settings, line):
@@ -209,6 +220,22 @@ def test_a_check_opens_the_models_and_the_tasks_and_starts_nothing(settings):
     assert set(found.dry_run["tasks"]) == {"shipping", "refunds", "catalogue"}
     assert yaml.safe_load(found.config)["budget"]["candidates"] == 40
     assert list(settings.runs_dir.iterdir()) == []
+
+
+def test_only_so_many_check_at_once(settings, monkeypatch):
+    monkeypatch.setattr(launching, "_checking", BoundedSemaphore(1))
+    going_on = []
+
+    def run(words: list[str], **options: object) -> subprocess.CompletedProcess[str]:
+        if not going_on:
+            going_on.append(words)
+            with pytest.raises(OneLineError, match="other checks are going on"):
+                check(settings, LaunchForm(study="t", experiment="demo"))
+        return subprocess.CompletedProcess(words, 0, "{}", "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    for _ in range(2):
+        assert check(settings, LaunchForm(study="s", experiment="demo")).dry_run == {}
 
 
 def test_a_check_that_fails_says_what_the_search_would(settings, own):

@@ -149,6 +149,7 @@ def test_what_is_no_job_is_passed_over(processes):
     (launches / "torn" / "command.json").write_text('{"kind": "sea')
     (launches / "file").touch()
     assert processes.jobs() == ()
+    assert processes.version() != Processes(processes.runs_dir / "nowhere").version()
     assert Processes(processes.runs_dir / "nowhere").jobs() == ()
 
 

@@ -90,6 +90,16 @@ def test_without_the_token_there_is_only_the_way_to_get_it(client, ask):
     assert answer.headers["www-authenticate"] == "Bearer"
 
 
+def test_who_has_no_token_reads_no_words_of_others_and_no_path(tmp_path):
+    app = create_app(Settings(runs_dir=tmp_path / "nowhere", token=TOKEN))
+    stranger = TestClient(app, base_url="http://localhost:8765")
+    for headers in ({}, {"Host": "elsewhere.example"}):
+        page = stranger.get("/?flash=run+this", headers=headers).text
+        assert "run this" not in page
+        assert "nowhere" not in page
+    assert "run this" in stranger.get("/?flash=run+this", headers=BEARER).text
+
+
 def test_a_wrong_token_is_refused_even_in_a_session(member):
     assert member.get("/?token=wrong").status_code == 401
 
@@ -166,6 +176,7 @@ def test_an_action_needs_the_csrf_token_of_its_session(member):
         {"Origin": "https://elsewhere.example"},
         {"Origin": "http://localhost:9999"},
         {"Origin": "null"},
+        {"Origin": "http://[::1"},
         {"Sec-Fetch-Site": "cross-site"},
         {"Sec-Fetch-Site": "same-site"},
     ],

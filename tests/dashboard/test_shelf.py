@@ -133,6 +133,17 @@ def test_a_study_that_cannot_be_read_hurts_no_other_and_mends(shelf, runs_dir):
     assert shelf.study("other").name == "other"
 
 
+def test_a_record_that_nobody_expects_is_of_a_broken_study(shelf, runs_dir):
+    journal = runs_dir / "night" / "study.journal"
+    text = journal.read_text()
+    journal.write_text(
+        text.replace('"violations": {', '"violations": 1, "was": {').replace('"violations":{', '"violations":1,"was":{')
+    )
+    assert journal.read_text() != text
+    [entry] = shelf.entries()
+    assert (entry.state, (entry.reason or "").partition(" (")[0]) == ("broken", "study is damaged")
+
+
 def test_only_so_many_studies_stay_open(runs_dir, write):
     write(runs_dir / "second")
     shelf = Shelf(runs_dir, capacity=1)

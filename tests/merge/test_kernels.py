@@ -1,11 +1,13 @@
 """Compiled kernels give what eager ones give, and their absence costs time only."""
 
+import itertools
 import logging
 import os
 import shutil
 import subprocess
 import sys
 import zipfile
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -115,7 +117,9 @@ def test_it_compiles_once_eager_work_has_taken_as_long(operation, monkeypatch):
     asked = []
     monkeypatch.setattr(kernels, "_compile", lambda signature, path: asked.append(signature.method))
     monkeypatch.setattr(kernels, "_load", lambda path, device: None)
-    monkeypatch.setattr(kernels, "_WORTH_IT", 10 * 4 * COUNT)  # ten merges of three models and a base
+    clock = itertools.count()  # which is looked at before and after each merge: it takes a second
+    monkeypatch.setattr(kernels, "time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
+    monkeypatch.setattr(kernels, "_WORTH_IT", 10.0)
     once, made, out = Kernels("auto"), operation("ties", torch.float16), torch.empty(COUNT, dtype=torch.float16)
     for _ in range(10):
         once.run(made, out, 0)

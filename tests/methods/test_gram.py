@@ -85,6 +85,20 @@ def test_the_same_bits_with_any_number_of_threads(along, shape):
     assert torch.equal(found[0], found[2])
 
 
+def test_columns_in_float32_are_the_same_bits_with_any_number_of_threads():
+    tensors, before = sources(3300, 37), torch.get_num_threads()
+    gram = Gram(relative=False, along="columns", quick=True)
+    try:
+        found = []
+        for threads in (1, 5, 8):
+            torch.set_num_threads(threads)
+            found.append(gram(tuple(each.reshape(-1) for each in tensors), (3300, 37), CPU))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
 def test_nan_shows_in_its_row_alone():
     tensor = torch.ones(3, 4)
     tensor[1, 2] = math.nan

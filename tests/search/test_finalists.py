@@ -97,6 +97,12 @@ def test_a_worker_that_dies_at_the_end_costs_nothing(search, pool):
     assert search.study.candidate(3).attempts == 2
 
 
+def test_what_ends_while_the_search_pauses_is_kept(search, pool):
+    search.wish = lambda: "pause" if len(pool.names) == len(search.sources) else None
+    search.run()
+    assert [baseline.name for baseline in search.study.baselines()] == pool.names == list(search.sources)
+
+
 def test_a_candidate_that_kills_every_worker_fails(search, pool):
     pool.faults["candidate 2"] = [LOST] * 9
     search.run()

@@ -40,6 +40,12 @@ class Receiver(BaseHTTPRequestHandler):
         self.server.posted.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
         self.server.types.append(self.headers["Content-Type"])
         self.send_response(self.server.code)
+        if self.server.code == 302:
+            self.send_header("Location", "/elsewhere")
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.send_response(200)
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
@@ -145,7 +151,8 @@ def test_a_broken_study_is_told_of_as_broken(folder, webhook):
         ({"command": "echo no mail here >&2; exit 3"}, "notify.command): exit code 3: no mail here"),
         ({"command": ["/nowhere/mail"]}, "notify.command): [Errno 2] No such file or directory: '/nowhere/mail'"),
         ({"webhook": "http://127.0.0.1:1/"}, "notify.webhook): <urlopen error [Errno 111] Connection refused>"),
-        ({"webhook": "http://127.0.0.1 :80/"}, "notify.webhook): "),
+        ({"webhook": "http://127.0.0.1 :80/"}, "notify.webhook): the URL is not valid"),
+        ({"webhook": "http://user:word@127.0.0.1/"}, "notify.webhook): the URL is not valid"),
     ],
 )
 def test_what_cannot_be_told_is_one_warning(folder, capsys, config, told):
@@ -156,14 +163,15 @@ def test_what_cannot_be_told_is_one_warning(folder, capsys, config, told):
     assert told in line
 
 
-def test_a_webhook_that_refuses_is_one_warning_that_keeps_its_secret(folder, webhook):
-    webhook.code = 403
+@pytest.mark.parametrize("code", [302, 403])
+def test_a_webhook_that_refuses_is_one_warning_that_keeps_its_secret(folder, webhook, code):
+    webhook.code = code
     lines: list[str] = []
     with notifying(folder, NotifyConfig(webhook=webhook.url, command="true")) as notifier:
         notifier.say = lines.append
         notifier.ended("done")
     (line,) = lines
-    assert "HTTP Error 403" in line
+    assert f"HTTP Error {code}" in line
     assert "secret" not in line
 
 

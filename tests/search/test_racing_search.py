@@ -14,7 +14,7 @@ from evomerge.search.loop import Search
 from evomerge.search.outcome import Job, Outcome
 from evomerge.search.progress import SearchProgress
 from evomerge.search.space import genome_of
-from evomerge.study import Study, StudyView, describe_environment
+from evomerge.study import MAX_ATTEMPTS, Study, StudyView, describe_environment
 from evomerge.study.items import candidate_items
 from fitness.racing import Course
 
@@ -168,6 +168,22 @@ def test_killed_at_any_write_it_ends_like_one_left_alone(raced, session, tmp_pat
         with session(folder) as search:
             search.run()
         assert found(folder) == expected, moment
+
+
+def test_paused_again_and_again_it_ends_like_one_left_alone(raced, session, pool, tmp_path):
+    folder, sessions, spent = tmp_path / "s", 0, False
+    while not spent:
+        with session(folder) as search:
+            until = len(pool.scored) + (3 if sessions else 20)  # what rates the sources has to be scored in one go
+            search.wish = lambda until=until: "pause" if len(pool.scored) >= until else None
+            search.study.begin()
+            search.run()
+            spent = search.spent
+            search.study.end("paused")
+        sessions += 1
+    assert sessions > MAX_ATTEMPTS
+    assert found(folder) == found(raced)
+    assert {candidate.attempts for candidate in StudyView(folder).candidates()} == {1}
 
 
 def test_the_order_in_which_workers_answer_changes_nothing(raced, session, pool, tmp_path, monkeypatch):

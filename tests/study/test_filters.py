@@ -16,6 +16,7 @@ from evomerge.study.filters import FILTERS
         ("difference", None, "–"),
         ("margin", -0.1, "+10.0 %"),
         ("margin", 0.031, "−3.1 %"),
+        ("margin", 0.0, "+0.0 %"),
         ("gate", ">= 0.98 x best_parent", "≥ 0.98 × best parent"),
         ("gate", "<= 1.05 x base with confidence 0.95", "≤ 1.05 × base with confidence 0.95"),
         ("count", 1234567, "1,234,567"),

@@ -214,6 +214,9 @@ def test_how_sure_the_winner_is(night: Study):
         assert sentence in text
     assert text.count("+0.0200[-0.0100, +0.0500]") == 2  # the objective and the task
     assert evidence(document.model_copy(update={"best": None})) == []
+    turned = document.differences[0].model_copy(update={"objective": (-0.1, -0.15, -0.05)})
+    [sentence, _] = evidence(document.model_copy(update={"differences": (turned,)}))
+    assert sentence.endswith(" it trails the best parent (x) by +0.1000 [+0.0500, +0.1500].")
 
 
 @pytest.mark.parametrize(

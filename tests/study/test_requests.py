@@ -36,6 +36,13 @@ def test_a_session_is_not_asked_what_was_asked_of_the_one_before(study: Study):
         assert asked(later.folder) is None
 
 
+def test_a_session_can_be_asked_before_it_has_opened_the_study(study: Study, monkeypatch: pytest.MonkeyPatch):
+    study.close()
+    monkeypatch.setattr("evomerge.study.store.repair", lambda _: ask(study.folder, "stop"))
+    with Study.open(study.folder.path) as later:
+        assert asked(later.folder) == "stop"
+
+
 @pytest.mark.parametrize("how", ["paused", "stopped", "finished"])
 def test_a_study_that_is_not_running_cannot_be_asked(folder: Path, created: Callable[..., Study], how):
     with created(folder) as study:

@@ -34,9 +34,10 @@ def test_what_a_killed_search_left_is_none(study: Study):
     write_status(study.folder, status(study))
     study.close()
     assert read_status(study.folder) is None
-    with Study.open(study.folder.path) as later:  # by another process
-        write_status(later.folder, status(later).model_copy(update={"pid": later.session.pid + 1}))
-        assert read_status(later.folder) is None
+    with Study.open(study.folder.path) as later:
+        for other in ({"pid": later.session.pid + 1}, {"host": "elsewhere"}, {"since": "2026-01-02T03:04:05+00:00"}):
+            write_status(later.folder, status(later).model_copy(update=other))
+            assert read_status(later.folder) is None
 
 
 @pytest.mark.parametrize("content", [b"", b'{"pid": 1', b"[]", b"\xff"])

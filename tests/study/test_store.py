@@ -296,10 +296,15 @@ def test_a_finished_study_of_an_older_evomerge_is_finished_until_it_goes_on(fold
         study._set("finished", True)  # all that was recorded then
     view = StudyView(folder)
     assert view.state == "finished"
-    assert view.begun[:10] == view.updated[:10]  # of the candidate
+    begun = view.begun
+    assert begun[:10] == view.updated[:10]  # of the candidate
     with Study.open(folder) as study:
+        assert not study.interrupted
         study.begin()
-    assert view.state == "interrupted"
+        assert "begun" not in study._attributes()
+    assert (view.state, view.begun) == ("interrupted", begun)
+    with Study.open(folder) as study:
+        assert study.interrupted
 
 
 def test_what_a_killed_merge_left_in_the_folder_is_in_nobodys_way(folder: Path, created: Create):

@@ -17,6 +17,14 @@ def test_counts_in_parts_are_those_of_the_whole(study: Study, recorded: Callable
         assert Tally().plus(candidates[:cut]).plus(candidates[cut:]) == whole
 
 
+def test_what_a_race_stopped_in_time_to_miss_no_gate_is_not_the_nearest(study: Study):
+    for violation, stopped in ((0.3, None), (-0.1, "not among the best"), (0.2, "certain to miss")):
+        result = Result(objective=0.5, violations={"t": violation}, stopped=stopped)
+        study.finish(study.start([0.5], {}, {}, ""), result)
+    assert study.tally.best is None
+    assert study.tally.nearest.number == 2
+
+
 def test_a_view_counts_what_ends_out_of_order(study: Study):
     view = StudyView(study.folder.path)
     numbers = [study.start([0.5], {}, {}, f"# {index}") for index in range(3)]

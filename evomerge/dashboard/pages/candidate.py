@@ -15,10 +15,10 @@ from evomerge.errors import StudyError
 from evomerge.study import StudyView
 from evomerge.study.document import CandidateDetail, StudyDocument, candidate_detail
 from evomerge.study.export import caution
+from evomerge.study.facts import study_facts
 from evomerge.study.items import baseline_items, candidate_items
 from evomerge.study.results import Candidate, Range
-from evomerge.study.tasks import TaskFacts, task_facts
-from evomerge.study.verdict import ranked
+from evomerge.study.tasks import TaskFacts
 from evomerge.study.view import StudyState
 from fitness.suite import BASE
 
@@ -188,22 +188,21 @@ def candidate_page(
         StudyError: the study is damaged.
     """
     candidate, detail = study.candidate(number), candidate_detail(study, number)
-    order = [each.number for each in ranked(document.candidates)]
-    facts = task_facts(study, document)
+    facts = study_facts(study, document)
     items, problem = None, None
     try:
-        items = _items(study, candidate, facts, query or ItemsQuery())
+        items = _items(study, candidate, facts.tasks, query or ItemsQuery())
     except StudyError as error:  # the rest of the page is none the worse for it
         problem = str(error)
     return CandidatePage(
         study=document.study,
         state=document.state,
         candidate=detail,
-        rank=order.index(number) + 1 if number in order else None,
-        ranked=len(order),
+        rank=facts.places.get(number),
+        ranked=len(facts.order),
         exported=document.best is not None and document.best.number == number,
         caution=caution(study, candidate) if candidate.state == "complete" else None,
-        scores=tuple(_score(task, detail) for task in facts),
+        scores=tuple(_score(task, detail) for task in facts.tasks),
         genes=genes(candidate),
         timings=dict(candidate.timings),
         items=items,

@@ -35,6 +35,7 @@ def pareto_figures(facts: StudyFacts) -> Iterator[Figure]:
     """One figure for each pair of the first tasks."""
     if all(each.objective is None for each in facts.document.candidates):
         return
+    more = f" The first {TASKS} of {len(facts.tasks)} tasks have pairs here." if len(facts.tasks) > TASKS else ""
     for (i, one), (j, other) in combinations(enumerate(facts.tasks[:TASKS]), 2):
         caption = (
             "Scores on dev of two tasks. No candidate beats those on the line on both. Dashed lines are gates, "
@@ -45,7 +46,7 @@ def pareto_figures(facts: StudyFacts) -> Iterator[Figure]:
             name=f"pareto-{i}-{j}",
             family="pareto",
             title=f"{one.name} against {other.name}",
-            caption=caption + left_out(facts),
+            caption=caption + more + left_out(facts),
         )
         yield Figure(figure, partial(pareto_figure, facts, one, other))
 

@@ -7,11 +7,11 @@ from evomerge.dashboard.pages.jobs import JOBS
 
 @pytest.fixture
 def started(browser):
-    """started(*words): a Python module that was started as a job, once it has ended."""
+    """started(*words, kind="prompts"): a Python module that was started as a job, once it has ended."""
     processes = browser.app.state.processes
 
-    def start(*words: str):
-        job = processes.start("prompts", "night", *words)
+    def start(*words: str, kind: str = "prompts"):
+        job = processes.start(kind, "night", *words)
         deadline = time.monotonic() + 60
         while processes.job(job.id).state == "running" and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -37,6 +37,14 @@ def test_a_job_that_failed_says_why(opened, started, runs_dir):
     [error] = [each.text for each in article.all("p") if each.get("class") == "error"]
     assert error.startswith("no such study")
     assert "<i>noon" in error
+
+
+@pytest.mark.parametrize(("kind", "resumable"), [("resume", True), ("prompts", False)])
+def test_a_job_that_was_killed_says_so_and_no_more(opened, started, kind, resumable):
+    job = started("timeit", "-n", "1", "-r", "1", "import os; os.kill(os.getpid(), 9)", kind=kind)
+    article = opened("/jobs").with_id(f"job-{job.id}")
+    assert "Its process was ended from outside." in article.text
+    assert ("The study can be resumed." in article.text) is resumable
 
 
 def test_more_jobs_than_a_page_holds(opened, browser):
