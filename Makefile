@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test soak bench clean
+.PHONY: demo test soak pictures bench clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -25,12 +25,18 @@ test: .venv/installed
 soak: .venv/installed
 	$(BIN)/pytest -m soak
 
+# Those of the README: the demo's study at a desk and on a phone.
+pictures: .venv/installed
+	$(BIN)/pytest -m soak tests/browser/test_readme.py
+	for each in desk phone; do mv tests/browser/artifacts/readme-$$each.png evomerge/demo/dashboard-$$each.png; done
+
 # What merges and candidates cost on this machine, beside their floors; half an hour the first time, 4 GB of disk.
 bench: .venv/installed
 	$(BIN)/evomerge bench merge
 	$(BIN)/evomerge bench candidate
 	$(BIN)/evomerge bench candidate --params 30M --no-compare
 	$(BIN)/evomerge bench candidate --params 30M --shots 5
+	$(BIN)/evomerge bench dashboard
 
 clean:
 	rm -rf .venv runs/demo

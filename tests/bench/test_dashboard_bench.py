@@ -57,6 +57,7 @@ def test_the_same_config_gives_the_same_scores(written, config, tmp_path):
     assert not (again.folder.items / "000001.parquet").exists()
 
 
+@pytest.mark.soak
 def test_the_pages_are_measured(tmp_path, capsys):
     words = ["bench", "dashboard", "--json", "--candidates", "30", "--tasks", "2", "--repeat", "1", "--windows", "0"]
     assert main([*words, "--keep", str(tmp_path)]) == 0

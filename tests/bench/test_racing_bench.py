@@ -39,6 +39,7 @@ def test_candidates_of_a_generation_wait_for_each_other():
     assert list(_waited(spent)) == [10] * 10 + [20] * 10 + [23] * 3
 
 
+@pytest.mark.soak
 def test_with_the_same_evaluations_a_race_goes_through_more_candidates():
     first = Bench(candidates=10, stopped=True).compare(3)
     assert 10 < first.candidates < 100

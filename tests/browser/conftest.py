@@ -55,8 +55,8 @@ def _install() -> str:
     return ""
 
 
-# not for the whole session: while it lives, its event loop counts as running in this thread
-@pytest.fixture(scope="package")
+# not for longer than a module: while it lives, its event loop counts as running in this thread
+@pytest.fixture(scope="module")
 def browser(chromium) -> Iterator[Browser]:
     with browsing(chromium) as browser:
         yield browser

@@ -54,6 +54,7 @@ def test_killed_three_times_it_ends_like_one_left_alone(calm, words, held, tmp_p
     assert held(folder) == held(calm)
 
 
+@pytest.mark.soak
 def test_killed_when_all_scores_are_known_it_ends_alike(calm, words, held):
     folder = calm.parent / "known"
     process = start(words(folder, "budget.candidates=19"))
@@ -80,6 +81,7 @@ def test_a_killed_worker_is_replaced_and_the_budget_is_completed(words, tmp_path
     assert "worker died" in (folder / "search.log").read_text()
 
 
+@pytest.mark.soak  # every day a browser pauses and resumes a search
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, "pause"])
 def test_told_to_pause_it_drains_and_resumes(calm, words, held, tmp_path, how):
     folder = tmp_path / "paused"
