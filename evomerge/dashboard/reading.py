@@ -9,7 +9,7 @@ from evomerge.dashboard.problems import refusal
 from evomerge.dashboard.shelf import Shelf
 from evomerge.errors import OneLineError
 
-PATIENCE = 0.2  # seconds that a page keeps its reader waiting
+PATIENCE = 0.05  # seconds that a page keeps its reader waiting
 _AGAIN = "1"  # seconds until the browser asks again
 
 
