@@ -132,6 +132,7 @@ def test_a_merge_that_fails_says_how(tmp_path):
         run_merge([str(tmp_path / "missing.yaml"), str(tmp_path / "out")])
 
 
+@pytest.mark.soak
 def test_bench_merge_from_the_command_line(capsys, tmp_path):
     words = ["bench", "merge", "--params", "1M", "--parents", "2", "--methods", "linear,ties"]
     assert main([*words, "--repeat", "1", "--compile", "never", "--json", "--keep", str(tmp_path)]) == 0

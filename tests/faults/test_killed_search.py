@@ -106,6 +106,7 @@ def test_told_to_pause_it_drains_and_resumes(calm, words, held, tmp_path, how):
     assert held(folder) == held(calm)
 
 
+@pytest.mark.soak
 def test_told_to_stop_it_chooses_a_winner_and_can_still_be_resumed(calm, words, held, tmp_path):
     folder, told = tmp_path / "stopped", tmp_path / "told"
     process = start(words(folder, "budget.candidates=19", f"notify.command='echo $EVOMERGE_EVENT >> {told}'"))
