@@ -34,6 +34,7 @@ def bench(capsys):
     return run
 
 
+@pytest.mark.soak
 def test_the_demo_from_the_command_line(bench, monkeypatch):
     monkeypatch.setattr("fitness.reference.evaluator.add_env_info", lambda results: None)  # seconds of pip
     report = bench("experiment=demo", "suite.holdout.fraction=0.9", "--compare")
