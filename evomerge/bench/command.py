@@ -1,9 +1,21 @@
 """The commands `evomerge bench merge`, `evomerge bench candidate` and `evomerge bench dashboard`."""
 
 import argparse
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from evomerge.terminal import add_compile, add_config_dir, add_device, add_json, show
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+class _Report(Protocol):
+    def to_json(self) -> str: ...
+
+
+R = TypeVar("R", bound=_Report)
 
 
 def add_merge(parser: argparse.ArgumentParser) -> None:
@@ -65,13 +77,11 @@ def add_dashboard(parser: argparse.ArgumentParser) -> None:
 
 
 def _bench_merge(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from evomerge.bench.merge import bench_merge
+    from evomerge.bench.merge import Report, bench_merge
     from evomerge.bench.table import bench_table
 
-    with Console(stderr=True).status("starting") as status:
-        report = bench_merge(
+    def measure(say: Callable[[str], None]) -> Report:
+        return bench_merge(
             options.params,
             options.parents,
             options.dtype,
@@ -80,56 +90,60 @@ def _bench_merge(options: argparse.Namespace) -> int:
             repeat=options.repeat,
             kernels=options.compile,
             keep=options.keep,
-            say=status.update,
+            say=say,
         )
-    if options.json:
-        print(report.to_json())
-    else:
-        show(*bench_table(report))
-    return 0
+
+    return _bench(options, measure, bench_table)
 
 
 def _bench_candidate(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from evomerge.bench.candidate import bench_candidate
+    from evomerge.bench.candidate import CandidateReport, bench_candidate
     from evomerge.bench.table import candidate_table
 
-    with Console(stderr=True).status("starting") as status:
-        report = bench_candidate(
+    def measure(say: Callable[[str], None]) -> CandidateReport:
+        return bench_candidate(
             options.overrides,
             options.config_dir,
             parameters=options.params,
             shots=options.shots,
             repeat=options.repeat,
             compare=not options.overrides if options.compare is None else options.compare,
-            say=status.update,
+            say=say,
         )
-    if options.json:
-        print(report.to_json())
-    else:
-        show(*candidate_table(report))
-    return 0
+
+    return _bench(options, measure, candidate_table)
 
 
 def _bench_dashboard(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from evomerge.bench.dashboard import bench_dashboard
+    from evomerge.bench.dashboard import DashboardReport, bench_dashboard
     from evomerge.bench.table import dashboard_table
 
-    with Console(stderr=True).status("starting") as status:
-        report = bench_dashboard(
+    def measure(say: Callable[[str], None]) -> DashboardReport:
+        return bench_dashboard(
             options.candidates,
             options.tasks,
             repeat=options.repeat,
             windows=options.windows,
             seconds=options.seconds,
             keep=options.keep,
-            say=status.update,
+            say=say,
         )
+
+    return _bench(options, measure, dashboard_table)
+
+
+def _bench(
+    options: argparse.Namespace,
+    measure: Callable[[Callable[[str], None]], R],
+    table: "Callable[[R], Sequence[RenderableType]]",
+) -> int:
+    """Measure, telling what is under way, and print the report."""
+    from rich.console import Console
+
+    with Console(stderr=True).status("starting") as status:
+        report = measure(status.update)
     if options.json:
         print(report.to_json())
     else:
-        show(*dashboard_table(report))
+        show(*table(report))
     return 0

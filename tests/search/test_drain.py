@@ -7,15 +7,7 @@ import threading
 import pytest
 
 from evomerge.search.drain import Drain, draining
-from evomerge.study import Environment, Study
 from evomerge.study.requests import ask, withdraw
-
-
-@pytest.fixture
-def study(tmp_path):
-    environment = Environment(python="", platform="", packages={}, models=())
-    with Study.create(tmp_path / "night", {"study": "night"}, environment) as study:
-        yield study
 
 
 @pytest.fixture

@@ -3,17 +3,9 @@
 import pytest
 
 from evomerge.search.progress import SETTLED, SearchProgress, StatusBoard
-from evomerge.study import Environment, Study
 from evomerge.study.status import WorkerStatus, read_status
 
 WORKERS = (WorkerStatus(name="node:7", job="candidate 1", seconds=0.5),)
-
-
-@pytest.fixture
-def study(tmp_path):
-    environment = Environment(python="", platform="", packages={}, models=())
-    with Study.create(tmp_path / "night", {"study": "night"}, environment) as study:
-        yield study
 
 
 @pytest.fixture
