@@ -19,23 +19,23 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
 from evomerge import methods
 from evomerge.checkpoint import dtype_name
-from evomerge.methods import Method, chunks, combine_into
+from evomerge.methods import Method, chunks, merged
 
 Mode = Literal["auto", "always", "never"]
 
 ROW = 1024  # elements; compiled kernels take whole rows, because loops of a known length vectorize best
-_PIECE = 1 << 20  # elements for a compiled kernel at once; what it wrote is then still in a core's cache to be checked
 _WORTH_IT = 15.0  # seconds of working eagerly: about what it takes to compile
 _COMPILE_SECONDS = 600
 
@@ -138,28 +138,25 @@ class Kernels:
             start: place of the first element in the tensor.
 
         Returns:
-            () float32, about the sum of what was written: finite only if all of that is. To look at it is to wait for
-            the device.
+            () a number that is finite only if all that was written is. To look at it is to wait for the device.
         """
         rows = out.numel() // ROW * ROW
         key = operation.key(out)
         kernel = self._kernel(key, operation, out) if rows and self._mode != "never" else None
-        done, sums = 0, []
+        done, checks = 0, []
         if kernel is not None:
-            step = _PIECE if out.device.type == "cpu" else rows
-            for done in range(0, rows, step):
-                piece = slice(done, min(done + step, rows))
-                _run_compiled(kernel, operation.part(piece), out[piece], start + done)
-                sums.append(_sum(out[piece]))
+            whole = rows == out.numel()
+            part, target = (operation, out) if whole else (operation.part(slice(rows)), out[:rows])
+            checks.append(_run_compiled(kernel, part, target, start))
             done = rows
         began = time.perf_counter()
         for piece in chunks(out.numel() - done, out.device):
             piece = slice(done + piece.start, done + piece.stop)
             _run_eager(operation.part(piece), out[piece], start + piece.start)
-            sums.append(_sum(out[piece]))
+            checks.append(_sum(out[piece]))
         if key in self._eager:
             self._eager[key] += time.perf_counter() - began
-        return torch.stack(sums).sum(dtype=torch.float32) if sums else torch.zeros((), device=out.device)
+        return add_checks(checks, out.device)
 
     def _kernel(self, key: Hashable, operation: Operation, out: Tensor) -> Any:
         """The compiled kernel, None if there is none or it is not worth making yet."""
@@ -206,32 +203,38 @@ def _keep_temporaries() -> None:
         library.mallopt(_TRIM_THRESHOLD, _TEMPORARIES_BYTES)
 
 
+def add_checks(checks: Sequence[Tensor], device: torch.device) -> Tensor:
+    """() a number that is finite only if all of these are, on their device."""
+    if len(checks) == 1:
+        return checks[0]
+    return torch.stack([check.float() for check in checks]).sum() if checks else torch.zeros((), device=device)
+
+
 def _sum(out: Tensor) -> Tensor:
     # float32 takes longer, and only float16 overflows
     return out.sum(dtype=torch.float32) if out.dtype == torch.float16 else out.sum()
 
 
 def _run_eager(operation: Operation, out: Tensor, start: int) -> None:
-    combine_into(
-        operation.method,
-        out,
-        operation.base,
-        operation.models,
-        operation.coefficients,
-        operation.flags,
-        operation.fields,
-        _place(start, out.device),
+    out.copy_(
+        merged(
+            operation.method,
+            operation.base,
+            operation.models,
+            operation.coefficients,
+            operation.flags,
+            operation.fields,
+            _place(start, out.device),
+        )
     )
 
 
-def _run_compiled(kernel: Any, operation: Operation, out: Tensor, start: int) -> None:
+def _run_compiled(kernel: Any, operation: Operation, out: Tensor, start: int) -> Tensor:
     inputs = [each.view(-1, ROW) for each in (out, *operation.sources, *operation.fields)]
     inputs += *operation.coefficients, _place(start, out.device)
-    if out.device.type == "cpu":
-        kernel.run(inputs)
-    else:
-        with torch.accelerator.device_index(out.device.index):
-            kernel.run(inputs)
+    with torch.accelerator.device_index(out.device.index) if out.device.type != "cpu" else nullcontext():
+        (largest,) = kernel.run(inputs)
+    return cast(Tensor, largest)
 
 
 def _place(start: int, device: torch.device) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import ModelError, NonFiniteError
-from evomerge.merge.kernels import Kernels, Operation
+from evomerge.merge.kernels import Kernels, Operation, add_checks
 from evomerge.merge.plan import MergePlan, Source, TensorPlan
 from evomerge.merge.residency import Sources
 from evomerge.merge.statistics import StatisticsCache
@@ -86,12 +86,12 @@ class Merge:
             if not out.isfinite().all():
                 raise self._why_non_finite()
             return
-        total = torch.zeros((), device=self._device)
+        checks = []
         for part, here in self._sources.on_device(flats):
             base, models = (None, here) if self.tensor.base is None else (here[0], here[1:])
             operation = Operation(self._method, base, models, settled.tensors, settled.flags, ())
-            total += self._run(operation, settled, out[part], start + part.start)
-        if not math.isfinite(total) and not out.isfinite().all():
+            checks.append(self._run(operation, settled, out[part], start + part.start))
+        if not math.isfinite(add_checks(checks, self._device)) and not out.isfinite().all():
             raise self._why_non_finite()
 
     def _verbatim(self, flats: tuple[Tensor, ...]) -> bool:
@@ -102,12 +102,13 @@ class Merge:
     def _run(self, operation: Operation, settled: Coefficients, out: Tensor, start: int) -> Tensor:
         if settled.fields is None:
             return self._kernels.run(operation, out, start)
-        total = torch.zeros((), device=self._device)
+        checks = []
         for first in range(0, out.numel(), _FIELDS):
             piece = slice(first, min(first + _FIELDS, out.numel()))
             fields = settled.fields(slice(start + piece.start, start + piece.stop))
-            total += self._kernels.run(replace(operation.part(piece), fields=fields), out[piece], start + piece.start)
-        return total
+            part = replace(operation.part(piece), fields=fields)
+            checks.append(self._kernels.run(part, out[piece], start + piece.start))
+        return add_checks(checks, self._device)
 
     def _coefficients(self, block: int) -> Coefficients:
         """The method's coefficients, settled once; of a block of the tensor where they depend on the position."""

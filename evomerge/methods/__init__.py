@@ -20,8 +20,8 @@ from evomerge.methods._method import (
     Statistic,
     Value,
     chunks,
-    combine_into,
     fetch,
+    merged,
 )
 from evomerge.methods._model_stock import MODEL_STOCK
 from evomerge.methods._multislerp import MULTISLERP
@@ -45,9 +45,9 @@ __all__ = [
     "Statistic",
     "Value",
     "chunks",
-    "combine_into",
     "fetch",
     "get_method",
+    "merged",
 ]
 
 METHODS: Mapping[str, Method] = MappingProxyType(

@@ -193,33 +193,34 @@ class Method:
         raise RecipeError(f"{self.name} has no parameter {name!r}", where=where, remedy=remedy)
 
 
-def combine_into(
+def merged(
     method: Method,
-    out: Tensor,
     base: Tensor | None,
     models: tuple[Tensor, ...],
     coefficients: tuple[Tensor, ...],
     flags: tuple[Hashable, ...],
     fields: tuple[Tensor, ...],
     start: Tensor,
-) -> None:
+) -> Tensor:
     """Merge elements: what is compiled, and what runs chunk by chunk where nothing is.
 
     Args:
         method: the method.
-        out: any shape and dtype; is written.
-        base: of that shape, as stored; None without a base.
+        base: any shape, as stored; None without a base.
         models: of that shape, as stored, the base left out.
         coefficients, flags: what `settle` made.
         fields: of that shape, float32.
         start: () int32, the low 32 bits of the place of the first element.
+
+    Returns:
+        Of that shape, float32.
     """
     index = None
     if method.positional:
-        index = torch.arange(out.numel(), dtype=torch.int32, device=out.device).view(out.shape) + start
+        like = models[0] if base is None else base
+        index = torch.arange(like.numel(), dtype=torch.int32, device=like.device).view(like.shape) + start
     floats = tuple(model.float() for model in models)
-    chunk = Chunk(None if base is None else base.float(), floats, coefficients, flags, fields, index)
-    out.copy_(method.combine(chunk))
+    return method.combine(Chunk(None if base is None else base.float(), floats, coefficients, flags, fields, index))
 
 
 def chunks(count: int, device: torch.device) -> Iterator[slice]:

@@ -105,6 +105,16 @@ def test_a_bad_number_shows_in_the_total_of_a_compiled_kernel(operation):
     assert not run("always", made, torch.bfloat16)[1].isfinite()
 
 
+@pytest.mark.soak
+@needs_compiler
+def test_what_only_rounding_makes_infinite_shows_in_the_total_of_a_compiled_kernel(operation):
+    made = operation("passthrough", torch.float16)
+    made.models[0][ROW + 3] = 65504.0
+    made.coefficients[0].fill_(1.001)
+    merged, total = run("always", made, torch.float16)
+    assert not merged.isfinite().all() and not total.isfinite()
+
+
 @pytest.mark.parametrize("place", [0, ROW, COUNT - 1])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_bad_number_shows_in_the_total(operation, bad, place):
