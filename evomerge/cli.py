@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import secrets
 import sys
@@ -106,6 +107,16 @@ def _parser() -> argparse.ArgumentParser:
         add_study(end)
         end.add_argument("--wait", action="store_true", help="return when the search has ended")
         end.set_defaults(run=_ask, wish=wish)
+
+    budget = commands.add_parser(
+        "budget",
+        help="give a running search another budget",
+        description="Give a running search another budget. It goes on with that at once, as a resume would.",
+        epilog="example: evomerge budget night budget.candidates=2000 budget.hours=12",
+    )
+    add_study(budget)
+    budget.add_argument("overrides", nargs="+", metavar="key=value", help="budget.candidates, budget.hours or both")
+    budget.set_defaults(run=_budget)
 
     studies = commands.add_parser("studies", help="list the studies")
     add_runs_dir(studies)
@@ -257,6 +268,14 @@ def _ask(options: argparse.Namespace) -> int:
     return 0
 
 
+def _budget(options: argparse.Namespace) -> int:
+    from evomerge.budget import change_budget
+    from evomerge.study import StudyView, study_folder
+
+    print(change_budget(StudyView(study_folder(options.study, options.runs_dir)), options.overrides))
+    return 0
+
+
 def _studies(options: argparse.Namespace) -> int:
     from evomerge.study.document import list_studies
 
@@ -365,21 +384,29 @@ def _check(options: argparse.Namespace) -> int:
 def _score(options: argparse.Namespace) -> int:
     from evomerge.config import score_config
     from evomerge.search.evaluator import score_model
+    from fitness.estimates import score_interval
 
     config = score_config(options.overrides, options.config_dir)
     scores = score_model(options.target, config.suite, config.workers, options.split)
+    intervals = {task: found for task, result in scores.items() if (found := score_interval(result)) is not None}
     if options.json:
         document = {
             "target": options.target,
             "split": options.split,
             "scores": {task: result.score for task, result in scores.items()},
+            # JSON has no infinity
+            "intervals": {
+                task: [end if math.isfinite(end) else None for end in ends] for task, ends in intervals.items()
+            },
             "metrics": {task: result.metric for task, result in scores.items()},
             "items": {task: len(result.values) for task, result in scores.items()},
         }
         print(json.dumps(document, indent=2))
         return 0
     for task, result in scores.items():
-        print(f"{task:24} {result.metric:20} {result.score:8.4f}   {len(result.values)} {options.split} items")
+        limits = "[{:.4f}, {:.4f}]".format(*intervals[task]) if task in intervals else "-"
+        score = f"{result.score:8.4f}   {limits:20}"
+        print(f"{task:24} {result.metric:20} {score} {len(result.values)} {options.split} items")
     return 0
 
 

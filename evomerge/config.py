@@ -103,6 +103,10 @@ class BudgetConfig(_Config):
     candidates: int = Field(default=200, ge=1)
     hours: Annotated[float, Field(gt=0), AfterValidator(_finite)] | None = None
 
+    def __str__(self) -> str:
+        """Such as "200 candidates, 8 hours"."""
+        return f"{self.candidates} candidates" + ("" if self.hours is None else f", {self.hours:g} hours")
+
 
 Event = Literal["finished", "failed", "feasible"]
 

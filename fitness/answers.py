@@ -1,11 +1,15 @@
-"""Reference answers: what a task's documents say is right, as continuations to be read off a model."""
+"""Answers: what a task's documents say is right, as continuations to be read off a model, and what a model said."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from lm_eval.api.utils import ends_with_whitespace
 
 from fitness.requests import LanguageModel, Request, read
 from fitness.tasks import LoadedTask, as_suite_error
+
+LONGEST = 2_000  # characters of a model's answer that are kept
 
 
 def references(lm: LanguageModel, task: LoadedTask, requests: list[Request], chat: bool) -> dict[int, Request]:
@@ -40,6 +44,43 @@ def references(lm: LanguageModel, task: LoadedTask, requests: list[Request], cha
                 continuation = _delimiter(task.task, chat) + answer
                 found[instance.doc_id] = Request(instance, (read(lm, instance.args[0], continuation, where)[0],))
     return {place: request for place, request in found.items() if request.reads}
+
+
+def given_answer(task: LoadedTask, requests: Sequence[Request]) -> str | None:
+    """What a model answered: the text that it generated, or the option that the metric takes for its choice.
+
+    Args:
+        task: the task.
+        requests: all of one document, in lm-eval's order, with their responses.
+
+    Returns:
+        The first of several generations, before any filter, and of a long one its two ends, LONGEST characters with
+        "…" between them; None where only the likelihood of a given text is read.
+    """
+    options = requests[0].options
+    if options and len(requests) in (len(options), 2 * len(options)):
+        answer = _choice(task.spec.metric, options, requests)
+    elif requests[0].instance.request_type == "generate_until":
+        answer = str(requests[0].instance.resps[0])
+    else:
+        return None
+    if len(answer) > LONGEST:
+        ending = LONGEST // 2  # where a chain of thought comes to its result
+        answer = f"{answer[: LONGEST - ending - 1]}…{answer[-ending:]}"
+    return answer.encode(errors="replace").decode()  # half a surrogate pair cannot be written to a file
+
+
+def _choice(metric: str, options: Sequence[str], requests: Sequence[Request]) -> str:
+    """The option that is right if the metric counts the document: lm-eval divides log-likelihoods by lengths, or
+    subtracts those without the question, whose requests follow. For any other metric it is the likeliest option.
+    """
+    values = [request.instance.resps[0][0] for request in requests]
+    if metric in ("acc_norm", "acc_bytes"):
+        lengths = [len(option if metric == "acc_norm" else option.encode()) for option in options]
+        values = [value / length if length else -math.inf for value, length in zip(values, lengths, strict=False)]
+    elif metric == "acc_mutual_info" and len(values) > len(options):
+        values = [value - bare for value, bare in zip(values, values[len(options) :], strict=False)]
+    return options[max(range(len(options)), key=values.__getitem__)]
 
 
 def _first(value: Any) -> Any:

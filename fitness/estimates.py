@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from fitness import jackknife
 from fitness.confidence import CONFIDENCE, Estimate, Range, combine, interval, paired
 from fitness.items import TaskScores
 from fitness.ranking import utility
@@ -33,16 +34,21 @@ def score_interval(task: TaskScores, confidence: float = CONFIDENCE) -> Range | 
     """A two-sided interval for a task's score, in the metric's unit.
 
     A mean over items has the interval of `confidence.interval`. A perplexity, or bits per byte, is a function of the
-    log-likelihood per word or byte; its interval is Student's, by the delta method for a ratio of sums.
+    log-likelihood per word or byte; its interval is Student's, by the delta method for a ratio of sums. Others, such as
+    corpus BLEU or F1, have that of the jackknife, which may exceed the metric's range: nothing tells it for certain.
 
     Returns:
-        (low, high); None for other aggregates, such as corpus BLEU, which their items do not tell.
+        (low, high); None for an aggregation that can be told neither by its items nor by the jackknife.
     """
     items = _linear(task, task.weights)
-    if items is None:
+    if items is not None:
+        low, high = interval(items, confidence, item_range(task))
+    elif task.jackknife is not None:
+        _, low, high = jackknife.estimate(task.score, task.jackknife, confidence)
+    else:
         return None
-    low, high = interval(items, confidence, item_range(task))
-    return (low, high) if _is_mean(task) else (max(low, 0.0), high)
+    # where lower is better nothing negative can be ranked
+    return (low if task.higher_is_better else max(low, min(task.score, 0.0))), high
 
 
 def score_difference(
@@ -51,13 +57,16 @@ def score_difference(
     """A task's score minus factor x another model's, over the documents that both have scored, with its interval.
 
     Returns:
-        In the metric's unit; None when they share no documents, or their items do not tell the score.
+        In the metric's unit; None when they share no documents, or where only all documents of both tell the score and
+        these differ.
     """
-    pairs = _pairs(task, other)
-    if pairs is None:
-        return None
-    within = item_range(task) if item_range(other) else None
-    return paired(pairs[0], pairs[1], confidence, within, factor)
+    if (pairs := _pairs(task, other)) is not None:
+        within = item_range(task) if item_range(other) else None
+        return paired(pairs[0], pairs[1], confidence, within, factor)
+    if (without := _without(task, other)) is not None:
+        value = task.score - factor * other.score
+        return jackknife.estimate(value, without[0] - factor * without[1], confidence)
+    return None
 
 
 def objective_estimate(
@@ -91,7 +100,7 @@ def objective_difference(
 ) -> Estimate:
     """The objective minus another model's, over the documents that both have scored, with its interval.
 
-    A task whose score is not told by its items is taken as exact.
+    A task without an interval is taken as exact.
 
     Raises:
         ScoringError: a score where lower is better is negative.
@@ -107,19 +116,29 @@ def _weighted(estimates: Mapping[str, Estimate], suite: SuiteConfig) -> Estimate
 
 
 def _utility_difference(task: TaskScores, other: TaskScores, confidence: float) -> Estimate:
+    difference = None
     if task.higher_is_better:
         difference = score_difference(task, other, confidence)
-    elif (pairs := _pairs(task, other)) is None:
-        difference = None
-    else:
+    elif (pairs := _pairs(task, other)) is not None:
         # 1 / (1 + score) is not linear: its slope carries the items over
         scores = np.array([[task.score], [other.score]])
         utilities = 1 / (1 + scores) - (pairs - scores) / (1 + scores) ** 2
         difference = paired(utilities[0], utilities[1], confidence)
+    elif (without := _without(task, other)) is not None:
+        utilities = 1 / (1 + without)
+        value = 1 / (1 + task.score) - 1 / (1 + other.score)
+        difference = jackknife.estimate(value, utilities[0] - utilities[1], confidence)
     if difference is not None:
         return difference
     first, second = (utility(each.name, each.score, each.higher_is_better) for each in (task, other))
     return Estimate(first - second, first - second, first - second)
+
+
+def _without(task: TaskScores, other: TaskScores) -> NDArray[np.float64] | None:
+    """(2, G) of two models' scores without each group of the same documents."""
+    if task.jackknife is None or other.jackknife is None or task.doc_ids != other.doc_ids:
+        return None
+    return np.array([task.jackknife, other.jackknife], dtype=np.float64)
 
 
 def _pairs(task: TaskScores, other: TaskScores) -> NDArray[np.float64] | None:
@@ -141,7 +160,8 @@ def _linear(task: TaskScores, weights: tuple[float, ...] | None = None) -> NDArr
         weights: what each document counts for, in words or bytes; None: all the same.
     """
     values = np.array(task.values, dtype=np.float64)
-    if _is_mean(task):
+    # by chance others may equal the mean of their items, too, as F1 does with as many true positives as negatives
+    if _is_mean(task) and (task.jackknife is None or task.metric in _UNIT):
         return values
     if not task.values:
         return None

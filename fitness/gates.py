@@ -1,9 +1,10 @@
 """Gates: which tasks meet their bound, and by how much the others miss."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from fitness.errors import SuiteError
+from fitness.confidence import CONFIDENCE, Estimate
+from fitness.errors import ScoringError, SuiteError
 from fitness.estimates import score_difference, score_interval
 from fitness.items import TaskScores, summary
 from fitness.suite import BASE, BEST_PARENT, Gate, SuiteConfig
@@ -20,7 +21,8 @@ class GateResult:
         task: the task.
         bound: the bound in the metric's own units, relative gates resolved.
         score: the task's score.
-        limit: what must meet the bound: the score; with `confidence` the end of its interval that is nearer to a miss.
+        limit: what must meet the bound: the score; with `confidence` the end of its interval that is nearer to a miss;
+            over part of the documents, what in its interval is nearest to the bound, unless the score meets it.
         violation: relative miss, (bound - limit) / |bound| for `at_least` and its negative for `at_most`; <= 0 clears.
         cleared: whether the gate is cleared.
     """
@@ -34,25 +36,33 @@ class GateResult:
 
 
 def judge(
-    scores: Mapping[str, TaskScores], suite: SuiteConfig, references: Mapping[str, Mapping[str, TaskScores]]
+    scores: Mapping[str, TaskScores],
+    suite: SuiteConfig,
+    references: Mapping[str, Mapping[str, TaskScores]],
+    *,
+    partial: Collection[str] = (),
 ) -> list[GateResult]:
     """Hold each score against its gate.
 
     A relative gate with `confidence` is judged by the difference to the reference over the documents that both have
-    scored, which is far less uncertain than either score; without such documents, by the reference's score.
+    scored, which is far less uncertain than either score; without such documents, by the reference's score. See
+    `fitness.estimates` for the intervals.
 
     Args:
         scores: task -> its scores.
         suite: gives the gates.
         references: model -> task -> its scores, for the base (under `base`) and each parent (under its name), no
             others.
+        partial: the tasks of which more documents are to follow: their gates are only missed by as much as the whole
+            interval misses them, where there is one. A few documents miss many a gate by chance.
 
     Returns:
         One result per gate, in the suite's order; empty when the suite has none.
 
     Raises:
         SuiteError: a gate is relative to a model without a score, or to a negative one; or it asks for confidence in a
-            score that has no interval.
+            score that has no interval with any model.
+        ScoringError: a score has no interval, though those of the references do.
     """
     resolved = bounds(suite, {model: summary(each) for model, each in references.items()})
     results = []
@@ -61,7 +71,11 @@ def judge(
             continue
         bound, model = resolved[task.name]
         own = scores[task.name]
-        limit = _limit(task.gate, own, bound, None if model is None else references[model][task.name])
+        reference = None if model is None else references[model][task.name]
+        limit = _limit(task.gate, own, bound, reference, task.name in partial)
+        if limit is None:
+            others = [each[task.name] for each in references.values() if task.name in each]
+            raise _no_interval(task.gate, own, any(score_interval(other) is not None for other in others))
         miss = (bound - limit if task.gate.at_least is not None else limit - bound) / (abs(bound) or 1.0)
         violation = 0.0 if abs(miss) < _TOLERANCE else miss
         results.append(GateResult(task.name, bound, own.score, limit, violation, violation <= 0))
@@ -104,20 +118,37 @@ def _bound(task: str, gate: Gate, references: Mapping[str, Mapping[str, float]])
     return gate.factor * known[model], model
 
 
-def _limit(gate: Gate, task: TaskScores, bound: float, reference: TaskScores | None) -> float:
-    if gate.confidence is None:
+def _limit(gate: Gate, task: TaskScores, bound: float, reference: TaskScores | None, partial: bool) -> float | None:
+    if gate.confidence is None and not partial:
         return task.score
-    difference = None if reference is None else score_difference(task, reference, gate.confidence, gate.factor)
+    found = _estimate(gate, task, bound, reference)
+    if found is None:
+        return task.score if gate.confidence is None else None
+    if not partial:
+        return found.low if gate.at_least is not None else found.high
+    if gate.at_least is not None:
+        return max(found.value, min(bound, found.high))
+    return min(found.value, max(bound, found.low))
+
+
+def _estimate(gate: Gate, task: TaskScores, bound: float, reference: TaskScores | None) -> Estimate | None:
+    confidence = gate.confidence or CONFIDENCE
+    difference = None if reference is None else score_difference(task, reference, confidence, gate.factor)
     if difference is not None:
-        ends = (bound + difference.low, bound + difference.high)
-    elif (interval := score_interval(task, gate.confidence)) is not None:
-        ends = interval
-    else:
-        raise SuiteError(
-            "gate asks for confidence in a score that has no interval",
-            where=f"task {task.name}: {gate}",
-            expected="a metric that is a mean over items, or a perplexity",
-            found=task.metric,
-            remedy="leave out `confidence`",
-        )
-    return ends[0] if gate.at_least is not None else ends[1]
+        return Estimate(bound + difference.value, bound + difference.low, bound + difference.high)
+    ends = score_interval(task, confidence)
+    return None if ends is None else Estimate(task.score, *ends)
+
+
+def _no_interval(gate: Gate, task: TaskScores, others_have: bool) -> SuiteError | ScoringError:
+    what, where = "gate asks for confidence in a score that has no interval", f"task {task.name}: {gate}"
+    if others_have:
+        found = f"{task.metric} that is not defined without some of the documents"
+        return ScoringError(what, where=where, found=found)
+    return SuiteError(
+        what,
+        where=where,
+        expected="two documents or more, and a metric that is defined without some of them",
+        found=f"{task.metric} over {len(task.doc_ids)} documents",
+        remedy="leave out `confidence`",
+    )

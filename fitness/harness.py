@@ -12,31 +12,38 @@ What holds of a score:
 - A log-likelihood depends on what else is scored with it, and differs from lm-eval's, by the rounding of the model's
   dtype, since batches and shared prefixes set the order of its sums. So metrics that count (accuracy, exact match)
   agree but where two options, or two tokens, tie within that rounding.
-- A generation that is drawn (`do_sample`) depends on what is drawn before it: it is lm-eval's own for a whole split.
+- A generation that is drawn (`do_sample`) depends on what is drawn before it and on its batch. It is lm-eval's own for
+  a whole split; after running out of memory, that of lm-eval with the smaller batch.
 """
 
+import logging
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Integral, Real
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
-from lm_eval.api.instance import Instance
 from lm_eval.api.registry import get_aggregation
 
-from fitness.answers import references
+from fitness.aggregation import Aggregation
+from fitness.answers import given_answer, references
 from fitness.batches import batch_size
 from fitness.errors import ScoringError, SuiteError
+from fitness.estimates import score_interval
 from fitness.generation import Endings
 from fitness.items import Scores, Split, TaskScores
+from fitness.jackknife import left_out
 from fitness.likelihood import Likelihoods
-from fitness.network import Network, is_out_of_memory
+from fitness.network import Network, empty_cache, is_out_of_memory
 from fitness.plan import Plan
 from fitness.requests import LanguageModel, Request, build
 from fitness.suite import SuiteConfig
 from fitness.tasks import LoadedTask, load_tasks, no_bars, quiet
 
 Items = Mapping[str, Sequence[int]]  # task -> document ids
+
+log = logging.getLogger(__name__)
 
 LIKELIHOOD = "log-likelihood per token"
 
@@ -85,6 +92,7 @@ class Harness:
         self.additive = {task.spec.name: task.aggregate is get_aggregation("mean") for task in self._tasks}
         self.benchmarks = tuple(f"{task.spec.name}: {task.benchmark}" for task in self._tasks if task.benchmark)
         self._lm: LanguageModel | None = None
+        self._divided = 1  # see `BatchSize`
         self._limits: tuple[Any, ...] = ()  # all that requests and batches depend on but the tokenizer
         self._forget()
 
@@ -104,6 +112,8 @@ class Harness:
         if self._lm is None or self._lm.tokenizer is not tokenizer:
             self.check_template(tokenizer)
             rows = self.suite.batch_size if isinstance(self.suite.batch_size, int) else _DRAWN_ROWS
+            if self._lm is not None:  # it may have run out of memory
+                rows = self._lm.batch_size
             with quiet():
                 self._lm = LanguageModel(model, tokenizer, rows, self.suite.max_length)
             self._forget()
@@ -113,7 +123,7 @@ class Harness:
         limits = (self._lm.max_length, self._lm.eos, self._lm.generates_plainly, self._network.span, model.device, size)
         if limits != self._limits:
             self._forget()
-            self._limits, self._size = limits, size
+            self._limits, self._size = limits, replace(size, divided=self._divided)
             self._endings = Endings(tokenizer, self._lm.eos)
 
     def _forget(self) -> None:
@@ -165,7 +175,7 @@ class Harness:
             for request in everything:
                 request.instance.resps, request.instance.filtered_resps = next(answers), {}
             return {
-                task.spec.name: _score(task, split, [request.instance for request in chosen[task.spec.name]])
+                task.spec.name: _score(task, split, chosen[task.spec.name])
                 for task in self._tasks
                 if task.spec.name in chosen
             }
@@ -245,11 +255,12 @@ class Harness:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or plan.widest < 2:
                     raise
-                self._size = self._size.halved()
+            self._size = self._size.halved()
+            self._divided = self._size.divided
             self._plans.clear()
             del plan
-            if self._network.device.type != "cpu":
-                torch.accelerator.memory.empty_cache()
+            empty_cache(self._network.device)
+            log.warning("out of memory: batches of 1/%d of their size from now on", self._divided)
 
     def _chosen(self, lm: LanguageModel, split: Split, items: Items | None) -> dict[str, list[Request]]:
         chosen = {}
@@ -290,54 +301,55 @@ def _key(items: Items | None) -> Any:
     return None if items is None else tuple((name, tuple(sorted(ids))) for name, ids in sorted(items.items()))
 
 
-def _score(task: LoadedTask, split: Split, instances: list[Instance]) -> TaskScores:
+def _score(task: LoadedTask, split: Split, requests: Sequence[Request]) -> TaskScores:
     name, metric = task.spec.name, task.spec.metric
-    task.filter.apply(instances)
-    by_document: dict[int, list[Instance]] = {}
-    for instance in instances:
-        by_document.setdefault(instance.doc_id, []).append(instance)
+    task.filter.apply([request.instance for request in requests])
+    by_document: dict[int, list[Request]] = {}
+    for request in requests:
+        by_document.setdefault(request.instance.doc_id, []).append(request)
     raw: dict[int, Any] = {}
-    for position, requests in by_document.items():
-        requests.sort(key=lambda request: request.idx)
-        results = [request.filtered_resps[task.filter.name] for request in requests]
-        metrics = task.task.process_results(requests[0].doc, results)
+    answers: list[str | None] = []
+    for position, asked in by_document.items():
+        asked.sort(key=lambda request: request.instance.idx)
+        results = [request.instance.filtered_resps[task.filter.name] for request in asked]
+        metrics = task.task.process_results(asked[0].instance.doc, results)
         if metric in metrics:
             raw[task.documents[split][position]] = metrics[metric]
+            answers.append(given_answer(task, asked))
     try:
-        score = float(task.aggregate(list(raw.values())))
-        values = tuple(_item_value(value, task.aggregate) for value in raw.values())
-    except (ArithmeticError, ValueError) as error:
+        whole = Aggregation(task.aggregate, list(raw.values()))
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise ScoringError("metric has no value", where=f"task {name}: {metric}", found=error) from error
-    weights = _weights(list(raw.values()))
-    return _checked(TaskScores(name, metric, tuple(raw), values, score, task.higher_is_better, weights))
+    scores = TaskScores(
+        name,
+        metric,
+        tuple(raw),
+        whole.items,
+        whole.score,
+        task.higher_is_better,
+        weights=whole.weights,
+        answers=tuple(answers) if any(answer is not None for answer in answers) else None,
+    )
+    return _with_jackknife(_checked(scores), task, whole)
+
+
+def _with_jackknife(scores: TaskScores, task: LoadedTask, whole: Aggregation) -> TaskScores:
+    if task.aggregate is get_aggregation("mean"):  # its items tell all
+        return scores
+    try:
+        with warnings.catch_warnings():
+            # as of an F1 without positives: the number that comes with it stands for none
+            warnings.simplefilter("error", UserWarning)
+            warnings.simplefilter("error", RuntimeWarning)
+            return replace(scores, jackknife=left_out(scores.doc_ids, whole.over))
+    except Exception as error:  # a task's own code may raise anything, and the score itself is known
+        if score_interval(scores) is None:
+            what = f"task {scores.name}: {scores.metric}"
+            log.warning("%s has no confidence interval, as it needs all documents: %s", what, error)
+        return scores
 
 
 def _checked(scores: TaskScores) -> TaskScores:
     if not (math.isfinite(scores.score) and all(map(math.isfinite, scores.values))):
         raise ScoringError("score is not finite", where=f"task {scores.name}: {scores.metric}", found=scores.score)
     return scores
-
-
-def _weights(values: Sequence[Any]) -> tuple[float, ...] | None:
-    """The words or bytes of each document, where lm-eval keeps them beside its log-likelihood; else None."""
-    weights: list[float] = []
-    for value in values:
-        match value:
-            case (Real() as loglikelihood, Integral() as length) if not isinstance(loglikelihood, Integral):
-                weights.append(float(length))
-            case _:
-                return None
-    return tuple(weights)
-
-
-def _item_value(value: Any, aggregate: Callable[[list[Any]], float]) -> float:
-    """One number for one document's metric, which lm-eval may keep as a tuple until it aggregates."""
-    match value:
-        case Real():
-            return float(value)
-        case (Integral() as gold, Integral() as predicted):
-            return float(gold == predicted)
-        case (Real() as loglikelihood, Integral()):
-            return float(loglikelihood)
-        case _:
-            return float(aggregate([value]))

@@ -20,11 +20,14 @@ class TaskScores:
         name: the task.
         metric: the metric.
         doc_ids: documents in ascending order, as indices into the task's own list.
-        values: one finite number per document: the metric's value for it. For perplexity-like metrics, which weigh a
-            document by its length, it is the document's log-likelihood in nats.
+        values: one finite number per document: the metric's value for it, 0 if it has none for a document alone. For
+            perplexity-like metrics, which weigh a document by its length, it is its log-likelihood in nats.
         score: the task's own aggregation over these documents.
         higher_is_better: the metric's direction.
         weights: per document, the words or bytes that a perplexity-like metric divides by; None: all count the same.
+        answers: per document, what the model answered, as `fitness.answers.given_answer` has it; None: none at all.
+        jackknife: the score without each of a few groups of documents, as `fitness.jackknife.left_out` has it; None for
+            a mean over items, for a single document, and where the aggregation needs them all.
     """
 
     name: str
@@ -34,6 +37,8 @@ class TaskScores:
     score: float
     higher_is_better: bool
     weights: tuple[float, ...] | None = None
+    answers: tuple[str | None, ...] | None = None
+    jackknife: tuple[float, ...] | None = None
 
 
 Scores = dict[str, TaskScores]

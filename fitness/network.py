@@ -13,6 +13,8 @@ from transformers.cache_utils import DynamicLayer
 
 from fitness.errors import ScoringError
 
+_CPU_OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory")
+
 Prefix = list[tuple[torch.Tensor, torch.Tensor]]  # per layer: keys and values, [1, heads, tokens, width]
 
 
@@ -142,5 +144,11 @@ def _full_attention(model: Any) -> float:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a batch was too large; the CPU's allocator has no exception of its own."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and "not enough memory" in str(error)
+        isinstance(error, RuntimeError) and any(words in str(error) for words in _CPU_OUT_OF_MEMORY)
     )
+
+
+def empty_cache(device: torch.device) -> None:
+    """Free what an accelerator's allocator keeps for later."""
+    if device.type != "cpu":
+        torch.accelerator.memory.empty_cache()

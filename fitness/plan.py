@@ -1,18 +1,22 @@
 """A plan: the requests of one item set as fixed batches, answered as often as the weights change."""
 
 import contextlib
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from lm_eval.api.instance import Instance
 from lm_eval.defaults import DEFAULT_OTHER_SEED
 
 from fitness.batches import BatchSize
 from fitness.errors import ScoringError
 from fitness.generation import Endings, Generations
 from fitness.likelihood import Likelihoods
-from fitness.network import Network
+from fitness.network import Network, empty_cache, is_out_of_memory
 from fitness.requests import LanguageModel, Request
+
+log = logging.getLogger(__name__)
 
 
 class Plan:
@@ -43,7 +47,7 @@ class Plan:
         """lm-eval's responses to each request: (nats, whether greedy), nats or text, as often as it is repeated.
 
         Raises:
-            ScoringError: logits are not finite.
+            ScoringError: logits are not finite, or lm-eval has no memory to generate for a single prompt.
         """
         read = iter(self._likelihoods.run(network))
         texts = iter(self._generations.run(network, endings))
@@ -68,9 +72,27 @@ class Plan:
         if not instances:
             return []
         repeated = [instance for instance in instances for _ in range(instance.repeats or 1)]
-        with _finite_logits(lm.model), _fixed_draws(lm.device):
-            texts = iter(lm.generate_until(repeated, disable_tqdm=True))
+        with _finite_logits(lm.model):
+            texts = iter(_generated(lm, repeated))
         return [[next(texts) for _ in range(instance.repeats or 1)] for instance in instances]
+
+
+def _generated(lm: LanguageModel, instances: Sequence[Instance]) -> list[str]:
+    """lm-eval's texts; after running out of memory, from batches half as large, for good."""
+    while True:
+        try:
+            with _fixed_draws(lm.device):
+                texts: list[str] = lm.generate_until(instances, disable_tqdm=True)
+                return texts
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        empty_cache(lm.device)
+        rows = min(lm.batch_size, len(instances)) // 2
+        if not rows:  # smaller batches of other requests would not help
+            raise ScoringError("out of memory", where="lm-eval's generation", expected="room for one prompt")
+        lm.batch_size_per_gpu = rows
+        log.warning("out of memory: lm-eval generates in batches of %d from now on", rows)
 
 
 @contextlib.contextmanager

@@ -1,12 +1,15 @@
 """Racing: which items a candidate is scored on first, and whether it is scored on the others.
 
 The rungs are those of successive halving (Jamieson and Talwalkar, arXiv 1502.07943), climbed by the candidates of one
-generation together. A gate stops a candidate by itself, as soon as it is certain to be missed; see `confidence`.
+generation together, over documents in an order that is drawn anew for each generation. A gate stops a candidate by
+itself, as soon as it is certain to be missed; see `confidence`.
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
+from hashlib import sha256
 
 from fitness.confidence import certain_to_miss
 from fitness.estimates import item_range
@@ -37,7 +40,7 @@ class Course:
     """What candidates race over.
 
     Attributes:
-        orders: task -> its documents, in the order in which they are scored.
+        orders: task -> its documents, in a random order: that in which they are scored.
         raceable: task -> whether its metric has a value per document; a task without one is scored in full at once.
         additive: task -> whether its score is the mean of these values; others are made from all documents each time.
     """
@@ -49,6 +52,13 @@ class Course:
     def prefix(self, share: float) -> dict[str, tuple[int, ...]]:
         """The documents up to a rung: the same share of every task, in (0, 1], and one document at least."""
         return {task: _first(share, order) if self.raceable[task] else order for task, order in self.orders.items()}
+
+    def shuffled(self, *key: int) -> "Course":
+        """The same documents in another random order, which follows from the key and the present order alone.
+
+        Tasks that have the same documents in the same order keep them so.
+        """
+        return replace(self, orders={task: _shuffled(order, key) for task, order in self.orders.items()})
 
 
 # Of the first rung, for the likelihood of reference answers: a document says more by it than by right or wrong.
@@ -65,7 +75,8 @@ class Race:
 
     Attributes:
         rungs: from the first to the one with all documents.
-        answered: task -> documents whose reference answers are read before the first rung, ascending.
+        answered: task -> documents whose reference answers are read before the first rung, ascending; the same in
+            every race that is drawn from this one.
         notes: what the user should know of tasks that do not fit, a line for each.
     """
 
@@ -90,6 +101,16 @@ class Race:
             if course.raceable[task] and first * len(order) < 1
         ]
 
+    def drawn(self, *key: int) -> "Race":
+        """The same race over the documents in another random order, which follows from the key alone.
+
+        An optimizer that met the same documents first all through a search would learn these few by heart.
+        """
+        race = copy(self)
+        race._course = self._course.shuffled(*key)
+        race.rungs = tuple(race._climb())
+        return race
+
     def _climb(self) -> Iterator[Rung]:
         seen = dict.fromkeys(self._course.orders, 0)
         for share in self._racing.rungs:
@@ -107,6 +128,10 @@ class Race:
     def gated(self) -> bool:
         """Whether any gate can stop a candidate before its last rung."""
         return any(self._ranges.values())
+
+    def partial(self, rung: int) -> frozenset[str]:
+        """The tasks of which documents are left after a rung, by its index."""
+        return frozenset(task for task, seen in self.rungs[rung].seen.items() if seen < len(self._course.orders[task]))
 
     def doomed(self, scores: Scores, gates: Sequence[GateResult], rung: int) -> str | None:
         """Why a candidate cannot clear its gates, None while it may.
@@ -172,10 +197,25 @@ def _first(share: float, order: tuple[int, ...]) -> tuple[int, ...]:
     return order[: max(1, round(share * len(order)))]
 
 
+def _shuffled(order: tuple[int, ...], key: tuple[int, ...]) -> tuple[int, ...]:
+    # by hashes of places: the same on any platform and with any version of a generator
+    places = sorted(range(len(order)), key=lambda place: sha256(f"{key}/{place}".encode()).digest())
+    return tuple(order[place] for place in places)
+
+
 def _union(before: TaskScores, after: TaskScores) -> TaskScores:
     if set(before.doc_ids) <= set(after.doc_ids):
         return after
     values = dict(zip(before.doc_ids, before.values, strict=True)) | dict(zip(after.doc_ids, after.values, strict=True))
     ids = tuple(sorted(values))
     ordered = tuple(values[item] for item in ids)
-    return replace(after, doc_ids=ids, values=ordered, score=sum(ordered) / len(ordered))
+    answers = None
+    if before.answers is not None or after.answers is not None:
+        said = _answers(before) | _answers(after)
+        answers = tuple(said[item] for item in ids)
+    return replace(after, doc_ids=ids, values=ordered, score=sum(ordered) / len(ordered), answers=answers)
+
+
+def _answers(scores: TaskScores) -> dict[int, str | None]:
+    # a study of an older evomerge has none
+    return dict(zip(scores.doc_ids, scores.answers or [None] * len(scores.doc_ids), strict=True))

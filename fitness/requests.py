@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -99,11 +99,13 @@ class Request:
         instance: lm-eval's own.
         reads: the parts of a log-likelihood, which add up.
         prompt: what is to be continued greedily. With neither it is lm-eval that generates.
+        options: of a question of choices, at the first of its requests.
     """
 
     instance: Instance
     reads: tuple[Read, ...] = ()
     prompt: Prompt | None = None
+    options: tuple[str, ...] = ()
 
 
 def build(lm: LanguageModel, task: LoadedTask, split: Split, chat: bool, span: float) -> list[Request]:
@@ -139,10 +141,19 @@ def build(lm: LanguageModel, task: LoadedTask, split: Split, chat: bool, span: f
             "generate_until": lambda lm, instance, where: _generation(lm, instance, where, span),
         }
         made = [kinds[instance.request_type](lm, instance, where) for instance in instances]
+        requests = [_with_options(task.task, request) for request, _ in made]
     cut = sum(too_long for _, too_long in made)
     if cut:
         log.warning("%s: %d of %d prompts are too long and lose their beginning", where, cut, len(made))
-    return [request for request, _ in made]
+    return requests
+
+
+def _with_options(task: Any, request: Request) -> Request:
+    # a task file without doc_to_choice has code of its own that makes its requests
+    chooses = task.OUTPUT_TYPE == "multiple_choice" and task.config.doc_to_choice is not None
+    if not chooses or request.instance.idx > 0:
+        return request
+    return replace(request, options=tuple(map(str, task.doc_to_choice(request.instance.doc))))
 
 
 def read(lm: LanguageModel, context: str, continuation: str, where: str) -> tuple[Read, bool]:

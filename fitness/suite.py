@@ -99,7 +99,8 @@ class Racing(_Section):
     """How soon a candidate may be stopped.
 
     Candidates of a generation climb rungs: each rung is a share of every task's dev items, the same items for all, and
-    holds those of the rung before. After a rung the best of those on it go on.
+    holds those of the rung before. After a rung the best of those on it go on. The next generation has other items on
+    its lower rungs.
 
     Attributes:
         rungs: shares of the items, increasing, in (0, 1]; the last is 1.
@@ -110,7 +111,7 @@ class Racing(_Section):
         SuiteError: the rungs do not increase, or the last is not 1.
     """
 
-    rungs: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(default=(0.1, 0.33, 1.0), min_length=1)
+    rungs: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(default=(0.1, 0.25, 0.5, 1.0), min_length=1)
     keep: float = Field(default=0.34, gt=0, le=1)
     alpha: float = Field(default=0.05, gt=0, le=0.5)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -214,7 +215,7 @@ def held() -> Callable[[Path], dict]:
                 (each.number, each.state, each.x, each.recipe, each.scores, each.violations, each.objective)
                 for each in study.candidates()
             ],
-            "items": {path.name: study.items(path.stem) for path in sorted((folder / "items").iterdir())},
+            "items": {path.name: pq.read_table(path).to_pydict() for path in sorted((folder / "items").iterdir())},
             "finalists": {each.name: (each.scores, each.objective) for each in study.finalists()},
             "best": (folder / "best.yaml").read_bytes(),
         }

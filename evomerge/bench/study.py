@@ -128,7 +128,10 @@ class _Shop:
             luck = self._draw.normal(0, 0.1, len(hardness))
             values = tuple((hardness + luck < able).astype(float).tolist())
             score = sum(values) / len(values)
-            scores[task.name] = TaskScores(task.name, task.metric, tuple(range(len(values))), values, score, True)
+            answers = tuple("yes" if value else "no" for value in values)
+            scores[task.name] = TaskScores(
+                task.name, task.metric, tuple(range(len(values))), values, score, True, answers=answers
+            )
         return scores
 
 

@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.responses import Response
 
+from evomerge.budget import change_budget
 from evomerge.dashboard import launching
 from evomerge.dashboard.launching import LaunchForm
 from evomerge.dashboard.pages.launch import launch_answer
@@ -45,29 +46,43 @@ Count = Annotated[int | None, BeforeValidator(_none_if_empty), Field(ge=1, le=10
 Hours = Annotated[float | None, BeforeValidator(_none_if_empty), Field(gt=0, allow_inf_nan=False)]
 
 
-class ResumeForm(BaseModel):
-    """How a study goes on.
+class BudgetForm(BaseModel):
+    """The budget of a study from now on.
 
     Attributes:
-        candidates: the whole budget from now on; null leaves it.
+        candidates: in all; null leaves them.
         hours: the same.
-        workers: how many from now on; null leaves them.
-        overrides: one `key=value` a line, of budget.* or workers.*.
     """
 
     model_config = ConfigDict(frozen=True)
 
     candidates: Count = None
     hours: Hours = None
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """As `evomerge budget` takes it."""
+        given = {"budget.candidates": self.candidates, "budget.hours": self.hours}
+        return tuple(f"{key}={value}" for key, value in given.items() if value is not None)
+
+
+class ResumeForm(BudgetForm):
+    """How a study goes on.
+
+    Attributes:
+        workers: how many from now on; null leaves them.
+        overrides: one `key=value` a line, of budget.* or workers.*.
+    """
+
     workers: Count = None
     overrides: str = Field(default="", max_length=launching.LONGEST)
 
     @property
     def words(self) -> tuple[str, ...]:
         """As `evomerge resume` takes it."""
-        given = {"budget.candidates": self.candidates, "budget.hours": self.hours, "workers.count": self.workers}
+        workers = () if self.workers is None else (f"workers.count={self.workers}",)
         lines = (line.strip() for line in self.overrides.splitlines())
-        return (*(f"{key}={value}" for key, value in given.items() if value is not None), *filter(None, lines))
+        return (*super().words, *workers, *filter(None, lines))
 
 
 class Answer(BaseModel):
@@ -106,6 +121,17 @@ def stop(request: Request, study: str, on: Acts) -> Response:
     return _ask(request, on.shelf.study(study), "stop", said)
 
 
+@router.post("/studies/{study}/budget")
+def budget(request: Request, study: str, form: Annotated[BudgetForm, Form()], on: Acts) -> Response:
+    """Give a running search another budget."""
+    if not form.words:
+        raise ConfigError("nothing to change", expected="a number of candidates or of hours")
+    view = on.shelf.study(study)
+    _require_running(view)
+    said = change_budget(view, form.words)
+    return _done(request, Answer(message=f"{said[0].upper()}{said[1:]}.", study=study), _page_of(study))
+
+
 @router.post("/studies/{study}/resume")
 def resume(request: Request, study: str, form: Annotated[ResumeForm, Form()], on: Acts) -> Response:
     """Go on with a study, perhaps under a larger budget."""
@@ -116,12 +142,13 @@ def resume(request: Request, study: str, form: Annotated[ResumeForm, Form()], on
             "study is in use",
             where=view.folder.path,
             found=f"process {writer.pid} on {writer.host} since {writer.since}",
-            remedy="pause it first",
+            remedy="pause it first, or give it another budget while it runs",
         )
-    job = on.processes.searching(study)
-    if job is not None and job.started > (view.updated or ""):  # else it is one that has just ended
-        raise StudyInUseError("study is being resumed", where=view.folder.path, found=f"job {job.id}")
-    job = on.processes.start("resume", study, "evomerge", "resume", str(view.folder.path), *form.words)
+    with on.processes.starting:
+        job = on.processes.searching(study)
+        if job is not None and job.started > (view.updated or ""):  # else it is one that has just ended
+            raise StudyInUseError("study is being resumed", where=view.folder.path, found=f"job {job.id}")
+        job = on.processes.start("resume", study, "evomerge", "resume", str(view.folder.path), *form.words)
     begun = _await(on.processes, job, lambda: view.holder is not None)
     message = "The search goes on." if begun else "The search is starting; the Jobs page shows how that goes."
     return _done(request, Answer(message=message, study=study, job=job), _page_of(study))
@@ -167,9 +194,10 @@ def merge(
         raise UsageError("folder is not empty", where="out", found=place, remedy="choose another name")
     if place.parent == on.settings.runs_dir.resolve():
         raise UsageError("not a place for a model", where="out", found=place, remedy="a folder there is a study")
-    if (running := on.processes.merging(place)) is not None:
-        raise StudyError("folder is being made", where=place, found=f"job {running.id}", remedy="wait for it")
-    job = on.processes.start_merge(view.folder, chosen.number, chosen.recipe, place)
+    with on.processes.starting:
+        if (running := on.processes.merging(place)) is not None:
+            raise StudyError("folder is being made", where=place, found=f"job {running.id}", remedy="wait for it")
+        job = on.processes.start_merge(view.folder, chosen.number, chosen.recipe, place)
     answer = Answer(
         message=f"Candidate {chosen.number} is being merged into {place}.",
         warning=caution(view, chosen),
@@ -184,7 +212,10 @@ def merge(
 def read_prompts(request: Request, study: str, on: Acts) -> Response:
     """Start to read the prompts of a study's documents off its tasks."""
     folder = on.shelf.study(study).folder
-    job = on.processes.start("prompts", study, "evomerge.dashboard.prompts", str(folder.path))
+    with on.processes.starting:
+        if (running := on.processes.running(study, "prompts")) is not None:
+            raise StudyError("prompts are being read", where=study, found=f"job {running.id}", remedy="wait for it")
+        job = on.processes.start("prompts", study, "evomerge.dashboard.prompts", str(folder.path))
     answer = Answer(message="The prompts are being read, which takes some seconds.", study=study, job=job)
     return _done(request, answer, "/jobs")
 
@@ -207,9 +238,10 @@ def launch(request: Request, form: Annotated[LaunchForm, Form()], on: Acts) -> R
     """Start a study."""
     try:
         config = launching.compose(on.settings, form)
-        if (job := on.processes.searching(config.study)) is not None:
-            raise ConfigError("study is being launched", where="study", found=f"job {job.id}", remedy="wait for it")
-        job = on.processes.start("search", config.study, *launching.command(on.settings, form))
+        with on.processes.starting:
+            if (job := on.processes.searching(config.study)) is not None:
+                raise ConfigError("study is being launched", where="study", found=f"job {job.id}", remedy="wait for it")
+            job = on.processes.start("search", config.study, *launching.command(on.settings, form))
         begun = _await(on.processes, job, config.folder.is_dir)
     except OneLineError as error:
         return _launch_error(request, form, error)
@@ -242,10 +274,14 @@ def _launch_error(request: Request, form: LaunchForm, error: OneLineError) -> Re
 
 
 def _ask(request: Request, view: StudyView, wish: Wish, said: str) -> Response:
-    if view.holder is None:
-        raise StudyError("study is not running", where=view.name, found=f"state {view.state}", remedy="resume it")
+    _require_running(view)
     ask(view.folder, wish)
     return _done(request, Answer(message=said, study=view.name), _page_of(view.name))
+
+
+def _require_running(view: StudyView) -> None:
+    if view.holder is None:
+        raise StudyError("study is not running", where=view.name, found=f"state {view.state}", remedy="resume it")
 
 
 def _await(processes: Processes, job: Job, begun: Callable[[], bool]) -> bool:
@@ -299,8 +335,8 @@ def _done(request: Request, answer: Answer, place: str) -> Response:
     if wants_json(request):
         return JSONResponse(answer.model_dump(mode="json"))
     if answer.warning is None:
-        return lead(place, Flash(answer.message))
-    return lead(place, Flash(f"{answer.message} Mind: {answer.warning}.", bad=True))
+        return lead(request, place, Flash(answer.message))
+    return lead(request, place, Flash(f"{answer.message} Mind: {answer.warning}.", bad=True))
 
 
 def _file(content: str, name: str, media_type: str) -> Response:

@@ -16,13 +16,14 @@ from evomerge.dashboard.pages.candidate import CandidatePage, ItemsQuery, candid
 from evomerge.dashboard.pages.compare import ComparePage, comparison
 from evomerge.dashboard.pages.jobs import JobsPage, jobs_page
 from evomerge.dashboard.pages.studies import StudiesPage, StudiesQuery, studies_page
+from evomerge.dashboard.pages.study import SteeredStudyPage, steered_study_page
 from evomerge.dashboard.problems import ANSWERS
 from evomerge.dashboard.processes import Job
 from evomerge.dashboard.state import Reads
 from evomerge.study import StudyView
 from evomerge.study.facts import study_facts
 from evomerge.study.figures import study_figure
-from evomerge.study.page import CandidateQuery, CandidateTable, StudyPage, candidate_table, log_tail, study_page
+from evomerge.study.page import CandidateQuery, CandidateTable, candidate_table, log_tail
 
 LONGEST_LOG = 1000  # lines
 PLOTLY: dict[int | str, dict[str, Any]] = {
@@ -56,13 +57,13 @@ router = APIRouter(prefix="/api", responses=ANSWERS)
 @router.get("/studies")
 def studies(on: Reads, query: Annotated[StudiesQuery, Query()]) -> StudiesPage:
     """Every study under the runs folder, the broken ones with the reason."""
-    return studies_page(on.shelf.entries(), query)
+    return studies_page(on.shelf.entries(), query, on.processes.failed())
 
 
 @router.get("/studies/{study}")
-def study(on: Reads, study: Name, query: Annotated[CandidateQuery, Query()]) -> StudyPage:
+def study(on: Reads, study: Name, query: Annotated[CandidateQuery, Query()]) -> SteeredStudyPage:
     """A study at a glance."""
-    return study_page(on.shelf.study(study), on.shelf.snapshot(study).document, query)
+    return steered_study_page(on.shelf, on.processes, study, query)
 
 
 @router.get("/studies/{study}/candidates")

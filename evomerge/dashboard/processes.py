@@ -30,6 +30,7 @@ from evomerge.study.log import tail
 Kind: TypeAlias = Literal["search", "resume", "merge", "prompts"]
 JobState: TypeAlias = Literal["running", "done", "paused", "failed", "killed"]
 
+SEARCHES: tuple[Kind, ...] = ("search", "resume")
 KEPT = 200  # launches; older ones that have ended are forgotten
 _TOKEN = "EVOMERGE_TOKEN"
 _LINES = 50  # of an output in which its error is looked for
@@ -64,7 +65,7 @@ class Command(BaseModel):
     @property
     def searches(self) -> bool:
         """Whether it is a search, new or resumed."""
-        return self.kind in ("search", "resume")
+        return self.kind in SEARCHES
 
 
 class Progress(BaseModel):
@@ -106,10 +107,14 @@ class Processes:
 
     Args:
         runs_dir: the folder of the studies.
+
+    Attributes:
+        starting: held by who looks whether a job is under way and starts it if it is not.
     """
 
     def __init__(self, runs_dir: Path) -> None:
         self.runs_dir = runs_dir.absolute()
+        self.starting = threading.Lock()
         self._launches = self.runs_dir / ".launches"
 
     def start(self, kind: Kind, study: str, *words: str) -> Job:
@@ -145,10 +150,24 @@ class Processes:
             raise NotFoundError("no such job", where=name)
         return found
 
+    def running(self, study: str, *kinds: Kind) -> Job | None:
+        """The job about a study, of one of these kinds, that was started last and has not ended; None if none is."""
+        running = (job for job in self.jobs() if job.kind in kinds and job.state == "running")
+        return next((job for job in running if job.study == study), None)
+
     def searching(self, study: str) -> Job | None:
         """The search of a study, new or resumed, that was started last and has not ended; None if there is none."""
-        running = (job for job in self.jobs() if job.searches and job.state == "running")
-        return next((job for job in running if job.study == study), None)
+        return self.running(study, *SEARCHES)
+
+    def failed(self) -> tuple[Job, ...]:
+        """The search of each study, new or resumed, that was started last, where it has failed; the latest first."""
+        latest: dict[str, Job] = {}
+        with contextlib.suppress(OSError):  # nothing has been launched yet
+            for place in sorted(self._launches.iterdir(), reverse=True):
+                command = _command(place)
+                if command is not None and command.searches and command.study not in latest:
+                    latest[command.study] = _job(place, command)
+        return tuple(job for job in latest.values() if job.state == "failed")
 
     def merging(self, out: Path) -> Job | None:
         """The merge into the folder `out` that has not ended; None if there is none."""
@@ -217,10 +236,14 @@ def _start(place: Path, command: Command) -> Job:
 
 def _read(place: Path) -> Job | None:
     """The job in a folder; None if it is none, or is just being made."""
-    try:
-        return _job(place, Command.model_validate_json((place / "command.json").read_bytes()))
-    except (OSError, ValidationError):
-        return None
+    command = _command(place)
+    return None if command is None else _job(place, command)
+
+
+def _command(place: Path) -> Command | None:
+    with contextlib.suppress(OSError, ValidationError):
+        return Command.model_validate_json((place / "command.json").read_bytes())
+    return None
 
 
 def _job(place: Path, command: Command) -> Job:

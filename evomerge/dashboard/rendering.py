@@ -5,6 +5,7 @@ Every template gets: `page` (its view model), `request`, `csrf_token(request)`, 
 page was made from, or None; see `events`), `plotly` (the address of plotly.js) and `version`.
 """
 
+import hmac
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -42,16 +43,23 @@ class Flash:
 
     @classmethod
     def of(cls, request: Request) -> Self | None:
-        """The one that a request carries."""
+        """The one that a request carries, if an action of its session has said so: no link may speak in our name."""
         for name in ("warning", "flash"):
             if text := request.query_params.get(name):
-                return cls(text[:_LONGEST_FLASH], bad=name == "warning")
+                genuine = hmac.compare_digest(request.query_params.get("signed", "").encode(), _signed(request, text))
+                return cls(text, bad=name == "warning") if genuine else None
         return None
 
-    def on(self, place: str) -> str:
-        """The address `place`, carrying it."""
-        separator = "&" if "?" in place else "?"
-        return place + separator + urlencode({"warning" if self.bad else "flash": self.text[:_LONGEST_FLASH]})
+    def on(self, place: str, request: Request) -> str:
+        """The address `place`, carrying it to the session that a request is of."""
+        separator, text = "&" if "?" in place else "?", self.text[:_LONGEST_FLASH]
+        return (
+            place + separator + urlencode({"warning" if self.bad else "flash": text, "signed": _signed(request, text)})
+        )
+
+
+def _signed(request: Request, text: str) -> bytes:
+    return hmac.new(csrf_token(request).encode(), text.encode(), "sha256").hexdigest().encode()
 
 
 def render(request: Request, template: str, *, page: BaseModel, status: int = 200) -> HTMLResponse:
@@ -74,9 +82,9 @@ def render(request: Request, template: str, *, page: BaseModel, status: int = 20
     return HTMLResponse(content, status)
 
 
-def lead(place: str, flash: Flash) -> RedirectResponse:
-    """Lead a browser on to a page after an action."""
-    return RedirectResponse(flash.on(place), 303)
+def lead(request: Request, place: str, flash: Flash) -> RedirectResponse:
+    """Lead a browser on to a page after the action that it has asked for."""
+    return RedirectResponse(flash.on(place, request), 303)
 
 
 def _environment() -> Environment:

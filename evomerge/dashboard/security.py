@@ -112,7 +112,8 @@ class Security:
         nonce = secrets.token_urlsafe(16)
         answer = RedirectResponse(place, 303)
         session = f"{nonce}.{self._sign('session', nonce)}"
-        answer.set_cookie(self._cookie, session, httponly=True, samesite="strict", path="/")
+        # lax: it comes with a link in a chat, too, which can only read; what acts is checked for more
+        answer.set_cookie(self._cookie, session, httponly=True, samesite="lax", path="/")
         return answer
 
     def _check_origin(self, request: Request, body: bytes | None) -> Response | None:

@@ -59,11 +59,11 @@ class Shelf:
 
     @property
     def read_only(self) -> str | None:
-        """Why nothing can be done to the studies, in one sentence; None if it can."""
+        """Why nothing can be done to the studies, and what to do about that; None if it can."""
         if not self.runs_dir.is_dir():
-            return f"The runs folder {self.runs_dir} does not exist. Make it, or start the dashboard with --runs-dir."
+            return f"The runs folder {self.runs_dir} does not exist. Make it with mkdir, or start with --runs-dir."
         if not os.access(self.runs_dir, os.W_OK):
-            return f"The runs folder {self.runs_dir} cannot be written to."
+            return f"The runs folder {self.runs_dir} cannot be written to. Change its mode, or start with --runs-dir."
         return None
 
     def require_writable(self) -> None:

@@ -1,13 +1,17 @@
-"""How a user ends a running search: by Ctrl-C or SIGTERM, or by a request in the study's folder."""
+"""What a user asks of a running search: by Ctrl-C or SIGTERM, or by a request in the study's folder."""
 
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any
 
+from pydantic import ValidationError
+
+from evomerge.config import BudgetConfig
 from evomerge.study.folder import StudyFolder
-from evomerge.study.requests import Wish, asked
+from evomerge.study.requests import Wish, asked, asked_budget
 
 
 class Drain:
@@ -18,6 +22,7 @@ class Drain:
     def __init__(self) -> None:
         self._wish: Wish | None = None
         self._signalled = False
+        self._budget: dict[str, Any] = {}
         self._folder: StudyFolder | None = None
         self._looked = float("-inf")
 
@@ -27,17 +32,19 @@ class Drain:
 
     def wish(self) -> Wish | None:
         """What was asked last; Ctrl-C asks to pause, whatever else is asked."""
-        now = time.monotonic()
-        if self._signalled:
-            self._wish = "pause"
-        elif self._folder is not None and now - self._looked >= self.LOOK:
-            self._looked = now
-            self._wish = asked(self._folder) or self._wish
-        return self._wish
+        self._look()
+        return "pause" if self._signalled else self._wish
 
     def wish_to_pause(self) -> Wish | None:
         """The same without `stop`, which lets the winner be chosen."""
         return "pause" if self.wish() == "pause" else None
+
+    def budget(self, budget: BudgetConfig) -> BudgetConfig:
+        """A budget, changed as was asked last."""
+        self._look()
+        with suppress(ValidationError):  # what is no request is none
+            return BudgetConfig.model_validate(budget.model_dump() | self._budget)
+        return budget
 
     def interrupt(self, _signal: int, _frame: object) -> None:
         """The handler of a signal: the first lets running candidates finish, one while they do ends the process.
@@ -48,6 +55,13 @@ class Drain:
         if self._signalled or self._wish is not None:
             raise KeyboardInterrupt
         self._signalled = True
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        if self._folder is not None and now - self._looked >= self.LOOK:
+            self._looked = now
+            self._wish = asked(self._folder) or self._wish
+            self._budget = asked_budget(self._folder)
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """From item scores to a result: intervals, gates against the references, and the objective."""
 
+from collections.abc import Collection
+
 from evomerge.errors import ScoringError
 from evomerge.search.outcome import Outcome, Split
 from evomerge.study import Result
@@ -21,14 +23,20 @@ class Judge:
         self._references[split][model] = scores
 
     def gates(self, scores: Scores, split: Split) -> list[GateResult]:
-        """How scores stand to their gates. Raises SuiteError: see `fitness.gates.judge`."""
+        """How scores stand to their gates. Raises SuiteError and ScoringError: see `fitness.gates.judge`."""
         return judge(scores, self._suite, self._references[split])
 
-    def __call__(self, outcome: Outcome, split: Split) -> Result:
-        """What an outcome is worth, as it is recorded; one that failed or cannot be ranked keeps its reason.
+    def __call__(self, outcome: Outcome, split: Split, *, partial: Collection[str] = ()) -> Result:
+        """What an outcome is worth, as it is recorded; one that failed or cannot be judged keeps its reason.
+
+        Args:
+            outcome: over documents of the split.
+            split: which documents.
+            partial: the tasks of which more of them are to follow; see `fitness.gates.judge`.
 
         Raises:
-            SuiteError: a gate refers to a model that was not scored, or asks for confidence where there is no interval.
+            SuiteError: a gate refers to a model that was not scored, or asks for confidence where there never is an
+                interval.
         """
         if outcome.reason is not None:
             return Result(reason=outcome.reason, timings=outcome.seconds)
@@ -38,16 +46,17 @@ class Judge:
         }
         try:
             objective = objective_estimate(outcome.scores, intervals, self._suite)
+            gates = judge(outcome.scores, self._suite, self._references[split], partial=partial)
         except ScoringError as error:
             timings = outcome.seconds
             return Result(scores=outcome.means, reason=str(error), timings=timings, item_evaluations=evaluations)
-        gates = self.gates(outcome.scores, split)
         confident = {task.name for task in self._suite.tasks if task.gate is not None and task.gate.confidence}
+        held = {gate.task: gate.limit for gate in gates if gate.task in confident or gate.limit != gate.score}
         return Result(
             scores=outcome.means,
             intervals=intervals,
             violations={gate.task: gate.violation for gate in gates},
-            limits={gate.task: gate.limit for gate in gates if gate.task in confident},
+            limits=held,
             objective=objective.value,
             objective_interval=(objective.low, objective.high),
             timings=outcome.seconds,

@@ -1,7 +1,8 @@
 """The rungs that candidates climb in a race, and how they stand on them. Without a race there is one of all items."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from evomerge.search.judge import Judge
@@ -13,11 +14,14 @@ from fitness.items import Scores
 from fitness.racing import Race, joined, likelihood
 from fitness.suite import SuiteConfig
 
+_RACES = 64  # that are remembered: without generations each of the candidates under way has one
+
 
 class Ladder:
     """What a candidate is to be scored on next, and what that comes to. All of it follows from what is recorded.
 
-    Rung 0 is the likelihood of the reference answers, on some items of rung 1.
+    Rung 0 is the likelihood of the reference answers, on items that are the same for all candidates. Those of the
+    rungs above are drawn anew for every generation.
 
     Args:
         suite: gives gates and weights.
@@ -25,13 +29,21 @@ class Ladder:
         judge: knows the sources' scores.
         race: None for no race.
         floor: a likelihood of the reference answers that no source falls below; None leaves rung 0 out.
+        draw: a candidate's number -> what the order of the documents in its race is drawn from; see `Race.drawn`.
     """
 
     def __init__(
-        self, suite: SuiteConfig, study: StudyView, judge: Judge, race: Race | None = None, floor: float | None = None
+        self,
+        suite: SuiteConfig,
+        study: StudyView,
+        judge: Judge,
+        race: Race | None = None,
+        floor: float | None = None,
+        draw: Callable[[int], tuple[int, ...]] = lambda number: (number,),
     ) -> None:
         self._suite, self._study, self._judge = suite, study, judge
-        self._race, self._floor = race, floor
+        self._race, self._floor, self._draw = race, floor, draw
+        self._drawn = lru_cache(_RACES)(Race.drawn)
         self.top = 1 if race is None else len(race.rungs)
 
     def next_rung(self, candidate: Candidate) -> int:
@@ -46,7 +58,7 @@ class Ladder:
         if self._race is None:
             return job
         rung = self.next_rung(candidate)
-        items = self._race.rungs[rung - 1].items if rung else self._race.answered
+        items = self._race_of(candidate).rungs[rung - 1].items if rung else self._race.answered
         return replace(job, items=items, answers=rung == 0)
 
     def result(self, candidate: Candidate, job: Job, outcome: Outcome) -> tuple[Result, Scores]:
@@ -76,9 +88,13 @@ class Ladder:
         scores, stopped = outcome.scores, None
         if below.scores:
             scores = joined(self._study.scores(candidate_items(candidate.number), below), scores)
-        result = self._judge(replace(outcome, scores=scores), job.split).settled
+        outcome = replace(outcome, scores=scores)
+        result = self._judge(outcome, job.split).settled
         if rung < self.top and result.reason is None:
-            stopped = self._race.doomed(scores, self._judge.gates(scores, job.split), rung - 1)
+            race = self._race_of(candidate)
+            stopped = race.doomed(scores, self._judge.gates(scores, job.split), rung - 1)
+            if stopped is None:
+                result = self._judge(outcome, job.split, partial=race.partial(rung - 1)).settled
         return replace(result, stopped=stopped, **costs), scores
 
     def losers(self, candidates: Sequence[Candidate], rung: int) -> Iterator[tuple[int, Result]]:
@@ -96,6 +112,9 @@ class Ladder:
             if candidate.state == "running" and at is candidate.rungs[-1] and not survives:
                 outpaced = f"not among the best {sum(survivors)} of {len(came)} on rung {rung}"
                 yield candidate.number, replace(at, stopped=at.stopped or outpaced)
+
+    def _race_of(self, candidate: Candidate) -> Race:
+        return self._drawn(self._race, *self._draw(candidate.number))
 
 
 def _added(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:

@@ -82,6 +82,11 @@ def resume(folder: Path, overrides: Sequence[str] = ()) -> Ending:
         return _told(ending, notifier)
 
 
+def _ended(search: Search) -> Ended:
+    search.take_budget()  # the last look: what is asked from now on finds that the search has ended
+    return "finished" if search.spent else "stopped"
+
+
 def _told(ending: Ending, notifier: Notifier) -> Ending:
     if ending.code == 0:
         notifier.ended(ending.message)
@@ -123,15 +128,16 @@ def _session(
             drain.wish,
             course,
             cleared=lambda candidate: notifier.cleared(study, candidate),
+            budget=drain.budget,
         )
         search.run()
-        ended: Ended = "finished" if search.spent else "stopped"
         search.wish = drain.wish_to_pause
         try:
             winner = None if search.draining else choose_winner(search)
         except NothingFeasibleError:
-            study.end(ended)
+            study.end(_ended(search))
             raise
+        ended = _ended(search)
     if winner is None:
         study.end("paused")
         return Ending(

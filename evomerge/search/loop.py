@@ -7,10 +7,11 @@ already holds is told at once and not scored again.
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 
 import numpy as np
 
-from evomerge.config import SearchConfig
+from evomerge.config import BudgetConfig, SearchConfig
 from evomerge.errors import ModelError, StudyError
 from evomerge.genome import Genome
 from evomerge.optimize import Optimizer, Told
@@ -30,6 +31,8 @@ from fitness.ranking import ranks
 from fitness.suite import BASE
 
 TICK = 0.5  # seconds between looks at the clock and at what the user asks
+_ORDER = "generation"  # of documents, drawn anew for each: in the record, as older versions had one for all
+_FEASIBLE = "told feasible"  # the note that somebody was told of the first that clears every gate
 MAX_FAILURES = 20  # in a row and for one reason, before the search ends instead of spending its budget
 
 
@@ -45,7 +48,9 @@ class Search:
         progress: what the user sees.
         wish: what the user asks of the search; once it is something, nothing new is started.
         course: what candidates race over, if the suite asks for a race.
-        cleared: called once, when a candidate is the first in the study to clear every gate.
+        cleared: called when a candidate is the first in the study to clear every gate; once more if the search was
+            killed before it could record that.
+        budget: changes the budget as the user asks meanwhile.
     """
 
     def __init__(
@@ -59,20 +64,24 @@ class Search:
         wish: Callable[[], Wish | None],
         course: Course,
         cleared: Callable[[Candidate], None] | None = None,
+        budget: Callable[[BudgetConfig], BudgetConfig] = lambda budget: budget,
     ) -> None:
         self.config, self.study, self.progress, self.wish = config, study, progress, wish
         self.judge = Judge(config.suite)
         self.sources = source_recipes(config.models)
         self.uniform = uniform_recipes(config.models)
         self._genome, self._optimizer, self._pool = genome, optimizer, pool
+        self._asked_budget = budget
+        self._proposing = True
         self._course = course
+        self._first = 0  # candidate of the generation that is being scored
         self._ladder = Ladder(config.suite, study, self.judge)
         self._dispatched: set[int] = set()  # candidates that this session has given to a worker
         self._failures = 0
         self._failing: str | None = None  # how many of the last candidates failed for which reason
         self._warned: set[str] = set()
         self._said_draining = False
-        self._cleared = cleared if study.best is None else None
+        self._cleared = None if _FEASIBLE in study.notes() else cleared
 
     @property
     def draining(self) -> bool:
@@ -94,12 +103,33 @@ class Search:
         self._score_baselines()
         if not self.draining and self._prepare_race():
             self._tell_best()
+            self._tell_cleared()
             self.progress.begin()
             (self._one_by_one if self._optimizer.asynchronous else self._generations)()
+        self._proposing = False
+
+    def take_budget(self) -> None:
+        """Go on under the budget that the user asks for, recorded as a resume would; what has begun is done anyway.
+
+        Raises:
+            StudyError: the study cannot be written.
+        """
+        budget = self._asked_budget(self.config.budget)
+        if budget == self.config.budget:
+            return
+        candidates = max(budget.candidates, self.study.tally.candidates)
+        config = self.config.model_copy(update={"budget": budget.model_copy(update={"candidates": candidates})})
+        if config == self.config:
+            return
+        self.config = config
+        self.study.change_config(config.model_dump(mode="json"))
+        self.progress.budget(candidates)
+        late = "; no more candidates are proposed by now, a resume goes on with the rest"
+        self.progress.say(f"the budget is now {config.budget}{'' if self._proposing else late}")
 
     def evaluate(
         self,
-        jobs: Iterable[Job],
+        jobs: Iterable[Job | None],
         done: Callable[[Job, Outcome], Job | None],
         *,
         stopping: Callable[[], bool] | None = None,
@@ -107,7 +137,7 @@ class Search:
         """Keep every worker busy with jobs until there are none left or nothing new is to be started.
 
         Args:
-            jobs: in order; one is pulled only when a worker is free for it.
+            jobs: in order; one is pulled only when a worker is free for it. None: there is no other at the moment.
             done: called with each job and its outcome, as they end; what it returns is the next job, before all others.
             stopping: when to start nothing new; by default when the user asked for it.
 
@@ -118,11 +148,16 @@ class Search:
         waiting, again, lost = iter(jobs), list[Job](), Counter[str]()
         exhausted = False
         while True:
-            while self._pool.free and not stopping() and (again or not exhausted):
-                job = again.pop() if again else next(waiting, None)
+            self.take_budget()
+            while self._pool.free and not stopping():
+                if again:
+                    job: Job | None = again.pop()
+                else:
+                    job = next(waiting, None)
+                    exhausted = job is None
                 if job is None:
-                    exhausted = True
-                elif job.number is None or not lost[job.name] or self.study.retry(job.number):
+                    break
+                if job.number is None or not lost[job.name] or self.study.retry(job.number):
                     self._pool.submit(job)
                 else:
                     self._settled(self.study.candidate(job.number))
@@ -194,6 +229,14 @@ class Search:
             self.progress.say("no race: this optimizer's candidates race against gates only, and no gate can stop one")
             return True
         answers = self.study.notes().get(ANSWERS)
+        if answers is not None and answers.get("order") != _ORDER:
+            raise StudyError(
+                "the candidates of this study raced over another order of the documents",
+                where=self.study.folder.path,
+                expected=f"an order for each {_ORDER}",
+                found="one order for all",
+                remedy="resume with the evomerge that began it, or start a new study",
+            )
         if answers is None:
             jobs = [
                 Job(f"answers of {name}", recipe, items=race.answered, answers=True)
@@ -207,25 +250,37 @@ class Search:
             levels = [likelihood(outcome.scores, self.config.suite) for outcome in outcomes.values()]
             floor = min((level for level in levels if level is not None), default=None)
             evaluations = sum(outcome.item_evaluations for outcome in outcomes.values())
-            answers = {"floor": floor, "item_evaluations": evaluations}
+            answers = {"floor": floor, "item_evaluations": evaluations, "order": _ORDER}
             self.study.note(ANSWERS, answers)
-        self._ladder = Ladder(self.config.suite, self.study, self.judge, race, answers["floor"])
+        self._ladder = Ladder(self.config.suite, self.study, self.judge, race, answers["floor"], self._draw)
         return True
 
+    def _draw(self, number: int) -> tuple[int, int]:
+        """What the order of the documents in a candidate's race is drawn from: the same for all of a generation."""
+        return self.config.seed, number if self._optimizer.asynchronous else self._first
+
     def _generations(self) -> None:
-        budget, first = self.config.budget.candidates, 0
-        while first < budget:
-            generation = self._optimizer.ask()
-            due = list(generation[: budget - first])
-            if not self._score(first, due) or len(due) < len(generation):
-                return
+        first = 0
+        while first < self.config.budget.candidates:
+            generation, done = self._optimizer.ask(), 0
+            while done < len(generation):
+                due = list(generation[: self.config.budget.candidates - first])
+                if len(due) <= done:
+                    return
+                if self._score(first, due):
+                    recorded = self.study.candidates()[first : first + len(generation)]
+                    done = sum(candidate.state != "running" for candidate in recorded)
+                elif self._stopping():
+                    return
             self._optimizer.tell(_told_generation(self.study.candidates()[first : first + len(generation)]))
             first += len(generation)
 
     def _score(self, first: int, due: Sequence[Vector]) -> bool:
         """Score candidates from number `first` on, rung by rung; whether all of them have their result."""
+        self._first = first
         for rung in range(1, self._ladder.top + 1):
             self.evaluate(self._due(first, due, rung), self._finish, stopping=self._stopping)
+            due = due[: self.config.budget.candidates - first]
             candidates = self.study.candidates()[first : first + len(due)]
             running = [candidate for candidate in candidates if candidate.state == "running"]
             if len(candidates) < len(due) or any(self._ladder.next_rung(candidate) <= rung for candidate in running):
@@ -242,10 +297,12 @@ class Search:
             else:
                 self._optimizer.tell([_told(candidate)])
 
-        def jobs() -> Iterator[Job]:
+        def jobs() -> Iterator[Job | None]:
             for candidate in recorded:
                 yield from self._due(candidate.number, [np.array(candidate.x)], self._ladder.top)
-            for number in range(len(recorded), self.config.budget.candidates):
+            for number in count(len(recorded)):
+                while number >= self.config.budget.candidates:
+                    yield None  # until the budget is raised
                 yield from self._due(number, self._optimizer.ask(), self._ladder.top)
 
         self.evaluate(jobs(), self._finish, stopping=self._stopping)
@@ -264,6 +321,8 @@ class Search:
                     )
                 if candidate.state != "running" or self._ladder.next_rung(candidate) > rung:
                     continue
+            elif number >= self.config.budget.candidates:  # lowered meanwhile
+                return
             else:
                 recipe = self._genome.recipe(x).to_yaml()
                 self.study.start(x.tolist(), self._genome.values(x), self._genome.space, recipe)
@@ -306,9 +365,7 @@ class Search:
             self.progress.say(f"candidate {candidate.number} failed: {candidate.reason}")
         self._refuse_endless_failure(candidate)
         self._tell_best()
-        if candidate.feasible and self._cleared is not None:
-            self._cleared(candidate)
-            self._cleared = None
+        self._tell_cleared()
         limit = self.config.budget.hours
         self.progress.candidate_done(None if limit is None else 3600 * (limit - self.study.hours), candidate.cached)
 
@@ -344,6 +401,12 @@ class Search:
             self.progress.best(f"best {tally.best.objective:.4f} (#{tally.best.number}), gates {_cleared(tally.best)}")
         elif tally.nearest is not None:
             self.progress.best(f"none feasible, #{tally.nearest.number} clears {_cleared(tally.nearest)} gates")
+
+    def _tell_cleared(self) -> None:
+        if self._cleared is not None and (best := self.study.best) is not None:
+            self._cleared(best)
+            self._cleared = None
+            self.study.note(_FEASIBLE, best.number)
 
     def _stopping(self) -> bool:
         return self.draining or self._out_of_time

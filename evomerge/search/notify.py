@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from http.client import HTTPException, InvalidURL
+from http.client import InvalidURL
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -90,7 +90,18 @@ class Notifier:
         config = self.config
         if event not in config.events or (config.command is None and config.webhook is None):
             return
-        notice = Notice(
+        try:
+            notice = self._notice(event, text, reason, summary())
+        except Exception as error:  # whatever it is, the search goes on
+            self.say(f"warning: nobody was told that the study is {event}: {_cause(error)}")
+            return
+        if config.command is not None:
+            self._sender.submit(self._try, "notify.command", run_command, config.command, notice)
+        if config.webhook is not None:
+            self._sender.submit(self._try, "notify.webhook", post, config.webhook, notice)
+
+    def _notice(self, event: Event, text: str, reason: str | None, summary: StudyEntry | None) -> Notice:
+        return Notice(
             text=f"evomerge study {self.folder.name} {event}: {text}",
             event=event,
             study=self.folder.name,
@@ -98,17 +109,13 @@ class Notifier:
             host=socket.gethostname(),
             time=datetime.now(UTC).isoformat(timespec="seconds"),
             reason=reason,
-            summary=summary(),
+            summary=summary,
         )
-        if config.command is not None:
-            self._sender.submit(self._try, "notify.command", run_command, config.command, notice)
-        if config.webhook is not None:
-            self._sender.submit(self._try, "notify.webhook", post, config.webhook, notice)
 
     def _try(self, key: str, send: Callable[..., None], target: object, notice: Notice) -> None:
         try:
             send(target, notice)
-        except (OSError, HTTPException, subprocess.SubprocessError, ValueError) as error:
+        except Exception as error:  # no thread's error reaches anybody by itself
             self.say(f"warning: nobody was told that the study is {notice.event} ({key}): {_cause(error)}")
 
 

@@ -140,6 +140,11 @@ class SearchProgress:
         """What the best candidate is by now."""
         self._best = description
 
+    def budget(self, total: int) -> None:
+        """The budget has changed: so many candidates in all, and until the next of them nobody knows how much time."""
+        self._total, self._deadline = total, None
+        self._bar.update(self._task, total=total)
+
     def tick(self) -> None:
         """Time has passed."""
         if self._board is None:

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import uuid
+import zlib
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from fitness.items import Scores, TaskScores
 
-LIMIT = 2**30  # bytes; an entry takes some 20 for each item
+LIMIT = 2**30  # bytes; most of an entry are the models' answers
 
 log = logging.getLogger(__name__)
 
@@ -24,13 +25,13 @@ class ScoreCache:
 
     Args:
         runs_dir: the folder of the studies.
-        limit: bytes that the entries may take when the cache is opened; those longest unused go first.
+        limit: bytes that the entries may take, give or take a sixteenth; those longest unused go first.
     """
 
     def __init__(self, runs_dir: Path, limit: int = LIMIT) -> None:
         self.folder = runs_dir / ".scores"
-        with suppress(OSError):  # another search may be at it, too
-            self._trim(limit)
+        self._limit = limit
+        self._trim()
 
     def get(self, key: str) -> Scores | None:
         """The scores that were put under this key; None if there are none."""
@@ -43,11 +44,11 @@ class ScoreCache:
             return None
         with suppress(OSError):
             os.utime(path)
-        return {name: _task_scores(fields) for name, fields in json.loads(body).items()}
+        return {name: _task_scores(fields) for name, fields in json.loads(zlib.decompress(body)).items()}
 
     def put(self, key: str, scores: Scores) -> None:
         """Keep scores. A disk that cannot be written to costs the next search time and this one nothing."""
-        body = json.dumps({name: vars(task) for name, task in scores.items()}).encode()
+        body = zlib.compress(json.dumps({name: vars(task) for name, task in scores.items()}).encode(), level=1)
         partial = self.folder / f"{key}.{uuid.uuid4().hex}"  # two searches may put the same
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -57,15 +58,18 @@ class ScoreCache:
             log.warning("scores cannot be kept for later searches (%s): %s", self.folder, error.strerror)
             with suppress(OSError):
                 partial.unlink()
+        self._new += len(body)
+        if self._new > self._limit // 16:
+            self._trim()
 
-    def _trim(self, limit: int) -> None:
-        with os.scandir(self.folder) as found:
-            entries = [(entry.stat(), entry.path) for entry in found]
-        entries.sort(key=lambda entry: entry[0].st_mtime, reverse=True)
-        for facts, path in entries:
-            limit -= facts.st_size
-            if limit < 0:
-                os.unlink(path)
+    def _trim(self) -> None:
+        self._new, room = 0, self._limit  # bytes
+        with suppress(OSError), os.scandir(self.folder) as found:  # another search may be at it, too
+            entries = [(facts.st_mtime, facts.st_size, entry.path) for entry in found for facts in [entry.stat()]]
+            for _, size, path in sorted(entries, reverse=True):
+                room -= size
+                if room < 0:
+                    os.unlink(path)
 
 
 def _task_scores(fields: dict[str, Any]) -> TaskScores:

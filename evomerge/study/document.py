@@ -8,8 +8,9 @@ from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel, ConfigDict
 
-from evomerge.errors import OneLineError, StudyError
+from evomerge.errors import OneLineError
 from evomerge.study.folder import folders_in
+from evomerge.study.journal import understanding
 from evomerge.study.results import Baseline, Candidate, Finalist, Range, Result, State
 from evomerge.study.status import read_status
 from evomerge.study.view import StudyState, StudyView
@@ -34,7 +35,8 @@ class ResultDocument(_Document):
         intervals: task -> (low, high) of its score with 95 % confidence; a task whose metric has none is left out.
         gates: task -> whether its gate is cleared.
         violations: task -> relative miss of its gate; zero or less clears it.
-        limits: task -> what was held against its gate in place of the score, where the gate asks for confidence.
+        limits: task -> what was held against its gate in place of the score, where the gate asks for confidence or the
+            score is over part of the items.
         feasible: scored on all items, and every gate cleared.
         objective: higher is better; null when it failed or is running.
         objective_interval: (low, high) with 95 % confidence; winners are chosen by the lower limit.
@@ -199,34 +201,41 @@ StudyEntry: TypeAlias = StudySummary | BrokenStudy
 
 
 def study_document(study: StudyView) -> StudyDocument:
-    """The document of a study as it is now."""
-    winner, candidates = study.winner, study.candidates()
-    documents = _candidates(study, candidates)
-    return StudyDocument(
-        study=study.name,
-        state=study.state,
-        best=None if winner is None else documents[winner.number],
-        hours=study.hours,
-        item_evaluations=study.item_evaluations,
-        benchmarks=study.benchmarks,
-        baselines=tuple(map(_baseline, study.baselines())),
-        finalists=tuple(_finalist(finalist, candidates) for finalist in study.finalists()),
-        differences=tuple(DifferenceDocument(**vars(difference)) for difference in study.differences()),
-        candidates=documents,
-    )
+    """The document of a study as it is now. Raises StudyError if its records are damaged."""
+    with understanding(study.folder.path):
+        winner, candidates = study.winner, study.candidates()
+        documents = _candidates(study, candidates)
+        return StudyDocument(
+            study=study.name,
+            state=study.state,
+            best=None if winner is None else documents[winner.number],
+            hours=study.hours,
+            item_evaluations=study.item_evaluations,
+            benchmarks=study.benchmarks,
+            baselines=tuple(map(_baseline, study.baselines())),
+            finalists=tuple(_finalist(finalist, candidates) for finalist in study.finalists()),
+            differences=tuple(DifferenceDocument(**vars(difference)) for difference in study.differences()),
+            candidates=documents,
+        )
 
 
 def candidate_detail(study: StudyView, number: int) -> CandidateDetail:
-    """The document of one candidate. Raises UsageError if there is none of that number."""
-    candidate = study.candidate(number)
-    finalist = next((each for each in study.finalists() if each.number == number), None)
-    return CandidateDetail(
-        **_candidate(candidate).model_dump(),
-        study=study.name,
-        x=candidate.x,
-        recipe=candidate.recipe,
-        holdout=None if finalist is None else _result(finalist),
-    )
+    """The document of one candidate.
+
+    Raises:
+        UsageError: there is none of that number.
+        StudyError: the records of the study are damaged.
+    """
+    with understanding(study.folder.path):
+        candidate = study.candidate(number)
+        finalist = next((each for each in study.finalists() if each.number == number), None)
+        return CandidateDetail(
+            **_candidate(candidate).model_dump(),
+            study=study.name,
+            x=candidate.x,
+            recipe=candidate.recipe,
+            holdout=None if finalist is None else _result(finalist),
+        )
 
 
 def list_studies(runs_dir: Path) -> tuple[StudyEntry, ...]:
@@ -272,14 +281,11 @@ def study_entry(folder: Path, open_study: Callable[[Path], StudyView] = StudyVie
         folder: of the study.
         open_study: opens it.
     """
-    reason: OneLineError
     try:
-        return study_summary(open_study(folder))
+        with understanding(folder):
+            return study_summary(open_study(folder))
     except OneLineError as error:
-        reason = error
-    except (ValueError, LookupError, TypeError, AttributeError) as error:  # of records that are not ours
-        reason = StudyError("study is damaged", where=folder, found=repr(error), remedy="restore it")
-    return BrokenStudy(study=folder.name, folder=str(folder), reason=str(reason))
+        return BrokenStudy(study=folder.name, folder=str(folder), reason=str(error))
 
 
 def _result(result: Result) -> ResultDocument:

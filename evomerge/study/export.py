@@ -4,6 +4,7 @@ from pathlib import Path
 
 from evomerge.errors import NothingFeasibleError, UsageError
 from evomerge.study.folder import replace_file
+from evomerge.study.journal import understanding
 from evomerge.study.provenance import provenance
 from evomerge.study.results import Candidate, Result
 from evomerge.study.view import StudyView
@@ -15,10 +16,12 @@ def choose(study: StudyView, number: int | None = None) -> Candidate:
     Raises:
         NothingFeasibleError: no number is given and no candidate clears every gate.
         UsageError: there is no candidate of that number.
+        StudyError: the records of the study are damaged.
     """
-    if number is not None:
-        return study.candidate(number)
-    winner = study.winner
+    with understanding(study.folder.path):
+        if number is not None:
+            return study.candidate(number)
+        winner = study.winner
     if winner is None:
         raise nothing_feasible(study)
     return winner

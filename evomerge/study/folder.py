@@ -52,6 +52,11 @@ class StudyFolder:
         return self.path / "request"
 
     @property
+    def budget_requests(self) -> dict[str, Path]:
+        """Key of the budget -> what the running search was asked to make of it, if anything."""
+        return {key: self.path / f"request.{key}" for key in ("candidates", "hours")}
+
+    @property
     def status(self) -> Path:
         """What the running search does."""
         return self.path / "status.json"

@@ -75,6 +75,22 @@ def reading(path: Path) -> Iterator[None]:
 
 
 @contextmanager
+def understanding(folder: Path) -> Iterator[None]:
+    """Tell in one line that the records of a study, which could be read, are not ours.
+
+    Args:
+        folder: of the study.
+
+    Raises:
+        StudyError: for whatever such records lead to inside.
+    """
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise StudyError("study is damaged", where=folder, found=repr(error), remedy="restore it") from error
+
+
+@contextmanager
 def recording(folder: Path) -> Iterator[None]:
     """Tell in one line why a storage cannot be written.
 

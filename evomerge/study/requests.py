@@ -1,7 +1,12 @@
-"""Asking a running search to pause or to stop, from any process and any machine that sees the study's folder."""
+"""Asking a running search to pause, to stop or to go on under another budget.
 
+Any process may ask, on any machine that sees the study's folder.
+"""
+
+import json
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from evomerge.errors import StudyError, UsageError
 from evomerge.study.folder import StudyFolder, replace_file, writing
@@ -10,6 +15,9 @@ from evomerge.study.view import StudyView
 
 Wish: TypeAlias = Literal["pause", "stop"]
 """`pause`: finish what is running and keep the rest for a resume. `stop`: the same, then choose the winner."""
+
+Budget: TypeAlias = Mapping[str, float | None]
+"""`candidates` and `hours`, or one of them; None takes a limit away."""
 
 
 def ask(folder: StudyFolder, wish: Wish) -> Holder:
@@ -26,19 +34,30 @@ def ask(folder: StudyFolder, wish: Wish) -> Holder:
         UsageError: no process is writing to the study.
         StudyError: it is no study, or the request cannot be written.
     """
-    try:
-        asked_of = holder(folder.lock)
-    except OSError as error:
-        raise StudyError("study cannot be read", where=folder.lock, found=error.strerror) from error
-    if asked_of is None:
-        raise UsageError(
-            "study is not running",
-            where=folder.path,
-            found=f"state {StudyView(folder.path).state}",
-            remedy=f"evomerge resume {folder.path} goes on with it",
-        )
+    asked_of = _running(folder)
     with writing(folder.path):
         replace_file(folder.request, wish.encode())
+    return asked_of
+
+
+def ask_budget(folder: StudyFolder, budget: Budget) -> Holder:
+    """Ask the search that is running to go on under another budget; of each key the last request counts.
+
+    Args:
+        folder: of the study.
+        budget: what is to change.
+
+    Returns:
+        The process that was asked.
+
+    Raises:
+        UsageError: no process is writing to the study.
+        StudyError: it is no study, or the request cannot be written.
+    """
+    asked_of = _running(folder, *(f"budget.{key}={json.dumps(value)}" for key, value in budget.items()))
+    with writing(folder.path):
+        for key, value in budget.items():
+            replace_file(folder.budget_requests[key], json.dumps(value).encode())
     return asked_of
 
 
@@ -50,6 +69,32 @@ def asked(folder: StudyFolder) -> Wish | None:
     return None
 
 
+def asked_budget(folder: StudyFolder) -> dict[str, Any]:
+    """What the search that is running was asked to make of its budget: key -> JSON value, whatever that is."""
+    found = {}
+    for key, path in folder.budget_requests.items():
+        with suppress(OSError, ValueError):
+            found[key] = json.loads(path.read_bytes())
+    return found
+
+
 def withdraw(folder: StudyFolder) -> None:
     """Forget what was asked. Raises OSError."""
-    folder.request.unlink(missing_ok=True)
+    for path in (folder.request, *folder.budget_requests.values()):
+        path.unlink(missing_ok=True)
+
+
+def _running(folder: StudyFolder, *overrides: str) -> Holder:
+    """The process that is writing to a study; `overrides` is what a resume would have to be told."""
+    try:
+        found = holder(folder.lock)
+    except OSError as error:
+        raise StudyError("study cannot be read", where=folder.lock, found=error.strerror) from error
+    if found is None:
+        raise UsageError(
+            "study is not running",
+            where=folder.path,
+            found=f"state {StudyView(folder.path).state}",
+            remedy=f"{' '.join(['evomerge resume', str(folder.path), *overrides])} goes on with it",
+        )
+    return found

@@ -23,7 +23,8 @@ class Result:
         intervals: task -> (low, high) of its score, with the confidence `fitness.confidence.CONFIDENCE`; a task whose
             metric has none is left out.
         violations: task -> how far its gate is missed; zero or less clears it.
-        limits: task -> what was held against its gate in place of the score, where the gate asks for confidence.
+        limits: task -> what was held against its gate in place of the score, where the gate asks for confidence or the
+            score is over part of the items.
         objective: what the search maximizes, None when it failed.
         objective_interval: (low, high) of the objective, None when it failed or was recorded without.
         timings: phase -> seconds.

@@ -273,7 +273,14 @@ class Study(StudyView):
         self._set(f"note:{name}", {"name": name, "value": value, "elapsed": self._elapsed})
 
     def begin(self) -> None:
-        """Record that a session of search begins: killed from now on, the study is interrupted. Raises StudyError."""
+        """Record that a session of search begins: killed from now on, the study is interrupted.
+
+        Its hours count from now on; to get ready for it is no search.
+
+        Raises:
+            StudyError: the disk or the database cannot be written.
+        """
+        self._began = time.monotonic()
         if self.begun is None:  # an older evomerge recorded it with its candidates only
             self._set("begun", _now())
         self._set("ended", None)

@@ -228,7 +228,8 @@ class StudyView:
         Raises:
             StudyError: there are none, or the file is damaged.
         """
-        return read_items(self.folder.items, name)
+        items = read_items(self.folder.items, name)
+        return {task: dict(zip(each.doc_ids, each.values, strict=True)) for task, each in items.items()}
 
     def tasks(self) -> dict[str, dict[str, Any]]:
         """task -> {metric: str, higher_is_better: bool}; empty until something was scored."""
@@ -236,7 +237,7 @@ class StudyView:
         return tasks
 
     def scores(self, name: str, result: Result) -> Scores:
-        """What was scored, with its items.
+        """What was scored, with its items, as it was when it was recorded.
 
         Args:
             name: that `items` knows.
@@ -245,11 +246,10 @@ class StudyView:
         Raises:
             StudyError: there are no items, or the file is damaged.
         """
+        tasks = self.tasks()
         return {
-            task: TaskScores(
-                task, doc_ids=tuple(items), values=tuple(items.values()), score=score, **self.tasks()[task]
-            )
-            for task, items in self.items(name).items()
+            task: TaskScores(task, score=score, **vars(items), **tasks[task])
+            for task, items in read_items(self.folder.items, name).items()
             if (score := result.scores.get(task)) is not None
         }
 

@@ -7,9 +7,10 @@ import time
 import pytest
 
 from evomerge.cli import main
+from evomerge.config import search_config
 from evomerge.errors import UsageError
 from evomerge.study import Environment, Result, Study
-from evomerge.study.requests import asked
+from evomerge.study.requests import ask_budget, asked, asked_budget
 from evomerge.study.status import Status, write_status
 from evomerge.terminal import ProgressFile
 
@@ -54,6 +55,72 @@ def test_nothing_to_ask(study, tmp_path, capsys):
     assert "found state stopped; evomerge resume" in said
     assert main(["stop", "nihgt", "--runs-dir", str(tmp_path / "runs")]) == 5
     assert "no such study (nihgt)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["budget.candidates=1"], "less than is used up already (budget.candidates): expected at least 2, found 1"),
+        (["budget.candidates=many"], "not valid (override: budget.candidates)"),
+        (["budget.candidates"], "override without a value (budget.candidates)"),
+        (["budget.minutes=3"], "unknown key (override: budget.minutes)"),
+        (["workers.count=3"], "cannot change while the search runs (workers.count)"),
+        (["seed=3"], "a resume cannot change what a study is (seed)"),
+    ],
+    ids=str,
+)
+def test_a_budget_that_cannot_be(tmp_path, capsys, words, said):
+    config = search_config(["models=demo", "suite=demo", "study=night", f"runs_dir={tmp_path}"])
+    environment = Environment(python="", platform="", packages={}, models=())
+    with Study.create(config.folder, config.model_dump(mode="json"), environment) as study:
+        for _ in range(2):
+            study.start([0.5], {}, {}, "# recipe")
+        assert main(["budget", str(config.folder), *words]) == 2
+        assert said in capsys.readouterr().err
+        assert asked_budget(study.folder) == {}
+
+
+def test_a_budget_that_nobody_takes_up(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("evomerge.budget.PATIENCE", 0.1)
+    config = search_config(["models=demo", "suite=demo", "study=night", f"runs_dir={tmp_path}"])
+    environment = Environment(python="", platform="", packages={}, models=())
+    with Study.create(config.folder, config.model_dump(mode="json"), environment) as study:
+        assert main(["budget", str(config.folder), "budget.hours=3"]) == 0
+        assert f"process {study.session.pid} on {study.session.host} was asked" in capsys.readouterr().out
+        assert asked_budget(study.folder) == {"hours": 3.0}
+    monkeypatch.undo()
+    with Study.open(config.folder) as study:
+
+        def session() -> None:
+            while not asked_budget(study.folder):
+                time.sleep(0.01)
+            study.close()
+
+        thread = threading.Thread(target=session)
+        thread.start()
+        assert main(["budget", str(config.folder), "budget.hours=4"]) == 5
+        thread.join()
+        assert "ended before it heard of it" in capsys.readouterr().err
+    assert main(["budget", str(config.folder), "budget.hours=4"]) == 2
+    assert f"evomerge resume {config.folder} budget.hours=4.0 goes on with it" in capsys.readouterr().err
+
+
+def test_of_two_who_ask_at_once_the_last_counts_and_the_first_hears_of_it(tmp_path, capsys):
+    config = search_config(["models=demo", "suite=demo", "study=night", f"runs_dir={tmp_path}"])
+    environment = Environment(python="", platform="", packages={}, models=())
+    with Study.create(config.folder, config.model_dump(mode="json"), environment) as study:
+
+        def session() -> None:
+            while not asked_budget(study.folder):
+                time.sleep(0.01)
+            ask_budget(study.folder, {"candidates": 50})
+            study.change_config(study.config | {"budget": {"candidates": 50, "hours": None}})
+
+        thread = threading.Thread(target=session)
+        thread.start()
+        assert main(["budget", str(config.folder), "budget.candidates=40"]) == 0
+        thread.join()
+    assert capsys.readouterr().out == "the budget of study night is now 50 candidates\n"
 
 
 def test_the_list_shows_how_far_a_search_is(study, tmp_path, capsys):

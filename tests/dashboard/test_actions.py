@@ -1,18 +1,22 @@
 import re
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import yaml
+from fastapi import Request
 from fastapi.testclient import TestClient
 
 from evomerge.dashboard import Settings, actions
 from evomerge.dashboard.app import create_app
+from evomerge.dashboard.rendering import Flash
 from evomerge.recipe import Recipe
 from evomerge.study import Study, StudyView
 from evomerge.study.folder import StudyFolder
-from evomerge.study.requests import asked
+from evomerge.study.requests import asked, asked_budget
 
 TOKEN = "token-of-the-tests"
 
@@ -31,9 +35,13 @@ def best(folder) -> int:
 
 def form(browser: TestClient, place: str, /, **fields: str):
     """A form of a page, sent as a browser sends it."""
+    return browser.post(place, data={"csrf": csrf_of(browser), **fields}, headers={"Origin": "http://127.0.0.1:8765"})
+
+
+def csrf_of(browser: TestClient) -> str:
     found = re.search(r'name="csrf" value="(\w+)"', browser.get("/launch").text)
     assert found is not None
-    return browser.post(place, data={"csrf": found[1], **fields}, headers={"Origin": "http://127.0.0.1:8765"})
+    return found[1]
 
 
 def job_of(program: TestClient, name: str) -> dict:
@@ -77,9 +85,12 @@ def test_a_browser_is_led_to_the_study_and_told(browser, folder):
     assert text in browser.get(answer.headers["location"]).text
 
 
-def test_what_an_action_says_is_escaped_and_short(browser):
-    page = browser.get("/", params={"flash": "<script>alert(1)</script>" + "x" * 1000}).text
+@pytest.mark.parametrize("bad", [False, True])
+def test_what_an_action_says_is_escaped_and_short(browser, bad):
+    said = Flash("<script>alert(1)</script>" + "x" * 1000, bad=bad)
+    page = browser.get(said.on("/", Request({"type": "http", "csrf": csrf_of(browser)}))).text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "x" * 400 in page
     assert "x" * 500 not in page
 
 
@@ -127,6 +138,17 @@ def test_a_resume_that_fails_says_why(program, folder, monkeypatch):
     failed = job_of(program, row["job"]["id"])
     assert (failed["state"], failed["exit"]) == ("failed", 4)
     assert "/no/such/model" in failed["error"]
+    assert program.get("/api/studies/night").json()["failed"]["id"] == failed["id"]
+    assert [job["id"] for job in program.get("/api/studies").json()["failed"]] == [failed["id"]]
+    for path in ("/", "/studies/night"):
+        page = program.get(path, headers={"Accept": "text/html"}).text
+        assert "The last resume" in page
+        assert "/no/such/model" in page
+    time.sleep(1.1)  # moments are in whole seconds
+    with Study.open(folder.path) as study:
+        study.end("finished")  # somebody has gone on with it
+    assert program.get("/api/studies/night").json()["failed"] is None
+    assert program.get("/api/studies").json()["failed"] == []
 
 
 def test_export_writes_the_recipe_and_where_it_comes_from(program, folder, best, tmp_path):
@@ -268,6 +290,8 @@ def test_a_launch_that_dies_before_it_has_a_folder_says_why(program, runs_dir, t
     [row] = program.get("/api/jobs").json()["rows"]
     assert (row["job"]["state"], row["job"]["study"]) == ("failed", "x")
     assert not (runs_dir / "x").exists()
+    assert [job["study"] for job in program.get("/api/studies").json()["failed"]] == ["x"]
+    assert "The last launch of x failed" in program.get("/", headers={"Accept": "text/html"}).text
 
 
 def test_without_a_runs_folder_every_action_is_off_and_pages_say_why(tmp_path: Path):
@@ -277,9 +301,46 @@ def test_without_a_runs_folder_every_action_is_off_and_pages_say_why(tmp_path: P
     for path in ("/", "/launch", "/jobs"):
         page = client.get(path)
         assert page.status_code == 200
-        assert "does not exist" in page.text
+        assert "does not exist. Make it with mkdir, or start with --runs-dir" in page.text
     for path in ("/launch", "/studies/x/pause", "/studies/x/resume", "/studies/x/export", "/studies/x/merge"):
         answer = client.post(path, data={"path": "x.yaml"}, headers={"Accept": "application/json"})
         assert answer.status_code == 409
         assert error_of(answer)["what"] == "actions are off"
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_running_search_is_given_another_budget(program, folder):
+    with Study.open(folder.path) as study:
+
+        def session() -> None:
+            while not asked_budget(folder):
+                time.sleep(0.01)
+            study.change_config(study.config | {"budget": {"candidates": 30, "hours": None}})
+
+        searching = threading.Thread(target=session)
+        searching.start()
+        answer = program.post("/studies/night/budget", data={"candidates": "30", "hours": ""})
+        searching.join()
+        assert answer.json()["message"] == "The budget of study night is now 30 candidates."
+        assert program.get("/api/studies/night").json()["total"] == 30
+        for fields, told in (
+            ({"candidates": "3"}, "less than is used up already"),
+            ({"candidates": "0"}, "not valid"),
+            ({"hours": "nan"}, "not valid"),
+            ({}, "nothing to change"),
+        ):
+            answer = program.post("/studies/night/budget", data=fields)
+            assert (answer.status_code, error_of(answer)["what"]) == (422, told)
+    answer = program.post("/studies/night/budget", data={"candidates": "40"})
+    assert (answer.status_code, error_of(answer)["what"]) == (409, "study is not running")
+
+
+def test_prompts_are_read_by_one_job_at_a_time(program):
+    with ThreadPoolExecutor(2) as pressed:
+        answers = pressed.map(lambda _: program.post("/studies/night/prompts"), range(2))
+    done, refused = sorted(answers, key=lambda answer: answer.status_code)
+    assert (done.status_code, refused.status_code) == (200, 409)
+    assert error_of(refused)["what"] == "prompts are being read"
+    assert error_of(refused)["found"] == f"job {done.json()['job']['id']}"
+    job_of(program, done.json()["job"]["id"])
+    assert program.get("/api/jobs").json()["total"] == 1

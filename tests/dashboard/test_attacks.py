@@ -46,7 +46,8 @@ CHOICE, PROSE = tag("task"), f"prose{tag('other task')}"
 
 def scores(value: float) -> Scores:
     ids = tuple(range(4))
-    return {name: TaskScores(name, "acc", ids, (value,) * 4, value, True) for name in (CHOICE, PROSE)}
+    answers = (tag("model's answer"),) * 4
+    return {name: TaskScores(name, "acc", ids, (value,) * 4, value, True, answers=answers) for name in (CHOICE, PROSE)}
 
 
 def result(value: float, **fields: Any) -> Result:
@@ -210,7 +211,7 @@ def test_the_session_tells_nobody_the_token(client):
     cookie = answer.headers["set-cookie"]
     assert TOKEN not in cookie
     assert "HttpOnly" in cookie
-    assert "samesite=strict" in cookie.lower()
+    assert "samesite=lax" in cookie.lower()
     page = client.get("/launch")
     assert page.status_code == 200
     assert TOKEN not in page.text
@@ -373,7 +374,6 @@ def pages() -> list[str]:
     return [
         "/",
         f"/?flash={quote(tag('flash'))}",
-        f"/?warning={quote(tag('warning'))}",
         f"/?sort={quote(tag('sort'))}",
         "/launch",
         f"/launch?experiment={quote(tag('experiment'))}&overrides={quote(tag('overrides'))}",
@@ -414,7 +414,7 @@ def test_hostile_texts_are_shown(member):
         "/": ["study", "broken"],
         study: ["task", "other task", "baseline", "reason", "log", "benchmark", "platform"],
         f"{study}/candidates/2": ["task", "recipe", "gene", "choice", "phase"],
-        f"{study}/candidates/2?outcome=won": ["prompt", "answer"],
+        f"{study}/candidates/2?outcome=won": ["prompt", "answer", "model's answer"],
         f"{study}/candidates/3": ["reason"],
         f"{study}/candidates/4": ["stopped"],
     }

@@ -1,10 +1,12 @@
 import re
 
 import pytest
+from fastapi import Request
 from fastapi.testclient import TestClient
 
 from evomerge.dashboard import Settings
 from evomerge.dashboard.app import create_app
+from evomerge.dashboard.rendering import Flash
 from evomerge.dashboard.security import LARGEST_BODY
 
 TOKEN = "token-of-the-tests"
@@ -28,6 +30,11 @@ def member(client) -> TestClient:
     return client
 
 
+def said_to(csrf: str) -> str:
+    """An address that carries what an action has said to the session of that CSRF token."""
+    return Flash("run this").on("/", Request({"type": "http", "csrf": csrf}))
+
+
 def csrf_of(member: TestClient) -> str:
     found = re.search(r'name="csrf" value="(\w+)"', member.get("/launch").text)
     assert found is not None
@@ -39,7 +46,7 @@ def test_the_token_is_shown_once_and_leaves_the_address(client):
     assert answer.status_code == 303
     assert answer.headers["location"] == "/?sort=rate&descending=false"
     cookie = answer.headers["set-cookie"]
-    assert {"httponly", "samesite=strict", "path=/"} <= {part.strip().lower() for part in cookie.split(";")}
+    assert {"httponly", "samesite=lax", "path=/"} <= {part.strip().lower() for part in cookie.split(";")}
     assert TOKEN not in cookie
     assert client.get("/").status_code == 200
 
@@ -94,10 +101,23 @@ def test_who_has_no_token_reads_no_words_of_others_and_no_path(tmp_path):
     app = create_app(Settings(runs_dir=tmp_path / "nowhere", token=TOKEN))
     stranger = TestClient(app, base_url="http://localhost:8765")
     for headers in ({}, {"Host": "elsewhere.example"}):
-        page = stranger.get("/?flash=run+this", headers=headers).text
+        page = stranger.get(said_to(""), headers=headers).text
         assert "run this" not in page
         assert "nowhere" not in page
-    assert "run this" in stranger.get("/?flash=run+this", headers=BEARER).text
+    assert "run this" in stranger.get(said_to(""), headers=BEARER).text
+
+
+def test_a_link_elsewhere_opens_the_page_and_says_nothing_in_our_name(member, tmp_path):
+    """Such as one in a chat: the cookie comes with it. Not every browser tells over http where a link was."""
+    other = client_of(tmp_path)
+    other.get(f"/?token={TOKEN}")
+    for place in ("/?flash=run+this", "/?flash=run+this&signed=%C3%A9", said_to(""), said_to(csrf_of(other))):
+        page = member.get(place)
+        assert page.status_code == 200
+        assert "run this" not in page.text
+    own = said_to(csrf_of(member))
+    assert "run this" in member.get(own).text
+    assert "run this" not in member.get(own.replace("flash", "warning").replace("run", "rerun")).text
 
 
 def test_a_wrong_token_is_refused_even_in_a_session(member):

@@ -73,9 +73,9 @@ TASKS = {
 }
 
 
-def _write_task(folder: Path, name: str, **changes: object) -> Path:
+def _write_task(folder: Path, name: str, like: str | None = None, **changes: object) -> Path:
     path = folder / f"{name}.yaml"
-    config = {"task": name} | COMMON | TASKS.get(name, {}) | changes
+    config = {"task": name} | COMMON | TASKS.get(like or name, {}) | changes
     path.write_text(yaml.safe_dump({key: value for key, value in config.items() if value is not None}))
     return path
 
@@ -86,7 +86,8 @@ def sentence(generator: random.Random, length: int) -> str:
 
 @pytest.fixture(scope="session")
 def write_task():
-    """write_task(folder, name, **changes): the common keys, those of the task of that name, then the changes."""
+    """write_task(folder, name, like=None, **changes): the common keys, those of a task of that name, or of the one that
+    it is like, then the changes."""
     return _write_task
 
 
@@ -113,4 +114,51 @@ def task_folder(tmp_path_factory, tokenizer) -> Path:
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(document) + "\n" for document in documents))
     for name in TASKS:
         _write_task(folder, name)
+    return folder
+
+
+CORPUS_METRICS = {  # task -> metric, aggregation
+    "bleu": ("bleu", "bleu"),
+    "chrf": ("chrf", "chrf"),
+    "chrfpp": ("chrf++", "chrf++"),
+    "ter": ("ter", "ter"),
+    "f1": ("f1", "f1"),
+    "mcc": ("mcc", "matthews_corrcoef"),
+    "own": ("bleu", "OWN"),
+}
+OWN_AGGREGATION = """
+def longest(values):
+    if len(values) < 30:
+        raise KeyError("all documents")
+    return max(len(prediction) for _, prediction in values) / 7
+"""
+
+
+@pytest.fixture(scope="session")
+def corpus_specs() -> list[dict[str, str]]:
+    """The tasks of `corpus_folder` but `own`."""
+    return [{"name": name, "metric": metric} for name, (metric, _) in CORPUS_METRICS.items() if name != "own"]
+
+
+@pytest.fixture(scope="session")
+def corpus_folder(tmp_path_factory, task_folder) -> Path:
+    """Tasks whose scores are no means over documents; that of `own` is defined for all of them alone."""
+    folder = tmp_path_factory.mktemp("corpus")
+    data = {"data_files": {split: str(task_folder / f"{split}.jsonl") for split in ("train", "test")}}
+    for name, (metric, aggregation) in CORPUS_METRICS.items():
+        facts = {"metric": metric, "aggregation": aggregation, "higher_is_better": name != "ter"}
+        kind: dict[str, object] = {
+            "output_type": "generate_until",
+            "generation_kwargs": {"until": ["zzz"], "max_gen_toks": 8},
+            "doc_to_target": "{{text}}",
+        }
+        if name in ("f1", "mcc"):
+            kind = {
+                "output_type": "multiple_choice",
+                "doc_to_target": "{{gold % 2}}",
+                "doc_to_choice": ["cat", "dog"],
+            }
+        path = _write_task(folder, name, dataset_kwargs=data, metric_list=[facts], **kind)
+        path.write_text(path.read_text().replace("aggregation: OWN", "aggregation: !function own.longest"))
+    (folder / "own.py").write_text(OWN_AGGREGATION)
     return folder

@@ -1,8 +1,11 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from fitness import jackknife
+from fitness.confidence import interval
 from fitness.errors import ScoringError
 from fitness.estimates import (
     item_range,
@@ -41,9 +44,67 @@ def test_only_a_mean_of_known_values_has_a_range():
     assert item_range(perplexity(np.random.default_rng(0), np.arange(5, 30))) is None
 
 
-def test_the_interval_of_an_aggregate_that_items_do_not_tell_is_unknown():
+def test_the_interval_of_an_aggregate_that_nothing_tells_is_unknown():
     assert score_interval(TaskScores("qa", "f1", (0, 1, 2), (1.0, 0.0, 1.0), 0.61, True)) is None
     assert score_interval(TaskScores("qa", "bleu", (), (), 17.0, True)) is None
+
+
+def corpus(score: float, *without: float, higher: bool = True, ids: tuple[int, ...] = (0, 1, 2, 3)) -> TaskScores:
+    """A score that items do not tell, and what it is without each group."""
+    return TaskScores("qa", "ter", ids, (0.0,) * len(ids), score, higher, jackknife=without)
+
+
+def test_the_interval_of_a_jackknife_of_a_hand_worked_case():
+    """3/4 x (1 + 1 + 1 + 1) = 3, and Student's quantile for 3 degrees of freedom is 3.1824."""
+    reach = 3.1824 * math.sqrt(3)
+    assert score_interval(corpus(20, 19, 21, 19, 21)) == pytest.approx((20 - reach, 20 + reach), abs=1e-3)
+    assert score_interval(corpus(2, 1, 3, 1, 3)) == pytest.approx((2 - reach, 2 + reach), abs=1e-3)
+    # an error rate is never negative, and one that is could not be ranked
+    assert score_interval(corpus(2, 1, 3, 1, 3, higher=False)) == pytest.approx((0, 2 + reach), abs=1e-3)
+
+
+def test_a_mean_that_is_certain_of_nothing_below_zero_where_lower_is_better():
+    low, high = score_interval(TaskScores("qa", "loss", (0, 1, 2), (0.1, 0.0, 3.0), 3.1 / 3, False))
+    assert (low, high > 3.1 / 3) == (0, True)
+
+
+def test_a_score_below_zero_lies_in_its_interval():
+    loss = TaskScores("qa", "loss", (0, 1, 2), (-1.0, -2.0, -3.0), -2.0, False)
+    low, high = score_interval(loss)
+    assert low <= loss.score < high
+
+
+def test_an_f1_that_equals_the_mean_of_its_items_is_none():
+    """As many true positives as negatives: the spread of right and wrong is not that of F1."""
+    items = (1.0, 1.0, 0.0, 1.0, 1.0)
+    f1 = TaskScores("qa", "f1", tuple(range(5)), items, 0.8, True, jackknife=(0.8, 0.7, 1.0, 0.8, 0.7))
+    assert score_interval(f1) == jackknife.estimate(0.8, f1.jackknife)[1:]
+    # an accuracy with an aggregation of its own that is a mean keeps Wilson's doubt
+    assert score_interval(replace(f1, metric="acc")) == interval(items)
+
+
+def test_the_difference_of_two_jackknives_is_over_the_same_groups():
+    """Groups that are hard for both do not count as doubt."""
+    a, b = corpus(20, 15, 25, 14, 26), corpus(10, 5.5, 14.5, 4, 16)
+    value, low, high = score_difference(a, b)
+    reach = 3.1824 * math.sqrt(0.75 * (0.5**2 + 0.5**2))
+    assert (value, low, high) == pytest.approx((10, 10 - reach, 10 + reach), abs=1e-3)
+    value, low, high = score_difference(a, b, factor=2.0)
+    reach = 3.1824 * math.sqrt(0.75 * (4**2 + 4**2 + 6**2 + 6**2))
+    assert (value, low, high) == pytest.approx((0, -reach, reach), abs=1e-3)
+    assert score_difference(a, corpus(10, 5.5, 14.5, 4, 16, ids=(0, 1, 2, 4))) is None
+    assert score_difference(a, TaskScores("qa", "ter", a.doc_ids, a.values, 10.0, True)) is None
+    suite = SuiteConfig(tasks=[{"name": "qa", "metric": "ter"}])
+    assert objective_difference({"qa": a}, {"qa": b}, suite) == pytest.approx(score_difference(a, b))
+
+
+def test_the_difference_of_two_jackknives_where_lower_is_better_is_one_of_utilities():
+    suite = SuiteConfig(tasks=[{"name": "qa", "metric": "ter"}])
+    a, b = corpus(1.0, 0.9, 1.1, 0.9, 1.1, higher=False), corpus(3.0, 2.9, 3.1, 2.9, 3.1, higher=False)
+    found = objective_difference({"qa": a}, {"qa": b}, suite)
+    per_group = [1 / 1.9 - 1 / 3.9, 1 / 2.1 - 1 / 4.1] * 2
+    reach = 3.1824 * math.sqrt(3 * np.var(per_group))
+    assert found == pytest.approx((0.25, 0.25 - reach, 0.25 + reach), abs=1e-4)
 
 
 @pytest.mark.parametrize("weights", [True, False])
@@ -122,7 +183,7 @@ def test_the_difference_of_two_objectives_is_that_of_their_values():
     assert (back.value, back.low, back.high) == pytest.approx((-found.value, -found.high, -found.low))
 
 
-def test_a_task_that_items_do_not_tell_enters_a_difference_as_it_is():
+def test_a_task_without_an_interval_enters_a_difference_as_it_is():
     f1 = {"qa": TaskScores("qa", "f1", (0, 1), (1.0, 0.0), 0.7, True)}
     other = {"qa": TaskScores("qa", "f1", (0, 1), (1.0, 1.0), 0.9, True)}
     suite = SuiteConfig(tasks=[{"name": "qa", "metric": "f1"}])

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fitness.errors import SuiteError
+from fitness.errors import ScoringError, SuiteError
+from fitness.estimates import score_difference
 from fitness.gates import bounds, judge
 from fitness.items import TaskScores
 from fitness.ranking import violation
@@ -126,6 +129,39 @@ def test_the_upper_limit_must_stay_below_an_at_most_gate():
     assert result.cleared
 
 
+@pytest.mark.parametrize("confidence", [{}, {"confidence": 0.95}])
+def test_over_part_of_the_documents_a_gate_is_missed_by_what_its_interval_misses(confidence):
+    """Wilson's interval of 32/40 is [0.6524, 0.8950], that of 34/40 is [0.7093, 0.9294]."""
+
+    def limit(right, bound):
+        (result,) = judge(answers(right, 40), suite(acc=bound | confidence), {}, partial={"acc"})
+        return result.limit, result.violation
+
+    assert limit(32, {"at_least": 0.9}) == pytest.approx((0.8950, 0.0056), abs=5e-5)
+    assert limit(34, {"at_least": 0.9}) == (0.9, 0.0)
+    assert limit(38, {"at_least": 0.9}) == pytest.approx((0.95, -0.0556), abs=5e-5)
+    assert limit(34, {"at_most": 0.7}) == pytest.approx((0.7093, 0.0133), abs=5e-5)
+    assert limit(32, {"at_most": 0.7}) == (0.7, 0.0)
+    # a relative gate goes by the difference over the same documents
+    own, whole = answers(26, 40), answers(190, 200)
+    gate = {"at_least": 0.9, "of": "a"} | confidence
+    (paired,) = judge(own, suite(acc=gate), {"base": {}, "a": whole}, partial={"acc"})
+    difference = score_difference(own["acc"], whole["acc"], 0.95, 0.9)
+    assert difference is not None
+    assert paired.limit == min(paired.bound, paired.bound + difference.high)
+    assert paired.limit < paired.bound == pytest.approx(0.855)
+    # without an interval the score decides
+    (bare,) = judge(scored(acc=0.8), suite(acc={"at_least": 0.9}), {}, partial={"acc"})
+    assert (bare.limit, bare.cleared) == (0.8, False)
+
+
+def test_beside_tasks_in_part_one_that_was_scored_in_full_is_judged_in_full():
+    scores = answers(32, 40) | {"bleu": jackknifed(20.0, 18.0, 20.0, 22.0)}
+    config = suite(acc={"at_least": 0.9}, bleu={"at_least": 21.0})
+    part, full = judge(scores, config, {}, partial={"acc"})
+    assert (part.limit > part.score, full.limit, full.cleared) == (True, 20.0, False)
+
+
 def test_a_relative_gate_with_confidence_is_judged_by_the_same_documents():
     """Ten more of the same 200 right is certain; the two scores alone are too uncertain to say so."""
     config = suite(acc={"at_least": 1.0, "of": "a", "confidence": 0.95})
@@ -137,10 +173,45 @@ def test_a_relative_gate_with_confidence_is_judged_by_the_same_documents():
     assert unpaired.limit < paired.limit < paired.score == unpaired.score
 
 
-def test_confidence_in_a_score_that_items_do_not_tell_is_refused():
-    config = SuiteConfig(tasks=[{"name": "acc", "metric": "f1", "gate": {"at_least": 0.5, "confidence": 0.9}}])
-    with pytest.raises(SuiteError, match=r"no interval \(task acc: >= 0.5 with confidence 0.9\).*found f1"):
-        judge({"acc": TaskScores("acc", "f1", (0, 1), (1.0, 0.0), 0.9, True)}, config, {})
+F1 = TaskScores("acc", "f1", (0, 1, 2), (1.0, 0.0, 0.0), 0.6, True)
+
+
+def suite_f1(gate):
+    return SuiteConfig(tasks=[{"name": "acc", "metric": "f1", "gate": gate}])
+
+
+def jackknifed(score, *without):
+    return replace(F1, score=score, jackknife=without)
+
+
+def test_confidence_in_a_score_of_all_documents_goes_by_the_jackknife():
+    """Without each of three groups 0.59, 0.60, 0.61: 4.3027 x sqrt(2/3 x 0.0002) are 0.0497."""
+    config = suite_f1({"at_least": 0.55, "confidence": 0.95})
+    (result,) = judge({"acc": jackknifed(0.6, 0.59, 0.6, 0.61)}, config, {})
+    assert (result.limit, result.cleared) == (pytest.approx(0.6 - 0.0497, abs=1e-4), True)
+    (result,) = judge({"acc": jackknifed(0.6, 0.58, 0.6, 0.62)}, config, {})
+    assert not result.cleared
+
+
+def test_a_relative_gate_with_confidence_in_such_a_score_goes_by_the_same_groups():
+    config = suite_f1({"at_least": 1.0, "of": "a", "confidence": 0.95})
+    scores, reference = {"acc": jackknifed(0.6, 0.5, 0.6, 0.7)}, {"acc": jackknifed(0.5, 0.4, 0.49, 0.61)}
+    (result,) = judge(scores, config, {"base": reference, "a": reference})
+    # 0.10, 0.11, 0.09: 4.3027 x sqrt(2/3 x 0.0002) again
+    assert (result.limit, result.cleared) == (pytest.approx(0.5 + 0.1 - 0.0497, abs=1e-4), True)
+
+
+def test_confidence_in_a_score_that_never_has_an_interval_is_refused():
+    config = suite_f1({"at_least": 0.5, "confidence": 0.9})
+    for references in ({}, {"base": {"acc": F1}}):
+        with pytest.raises(SuiteError, match=r"no interval \(task acc: >= 0.5 with confidence 0.9\).*found f1 over 3"):
+            judge({"acc": F1}, config, references)
+
+
+def test_a_model_alone_without_an_interval_is_no_mistake_of_the_suite():
+    config = suite_f1({"at_least": 0.5, "confidence": 0.9})
+    with pytest.raises(ScoringError, match=r"no interval \(task acc: .*found f1 that is not defined without some"):
+        judge({"acc": F1}, config, {"base": {"acc": jackknifed(0.6, 0.5, 0.6, 0.7)}})
 
 
 @pytest.mark.parametrize("confidence", [0.4, 1.0, 95, "high"])

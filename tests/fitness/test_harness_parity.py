@@ -5,6 +5,7 @@ What counts (accuracy, exact match) is equal; what sums log-likelihoods is equal
 
 import json
 import random
+from functools import partial
 
 import numpy as np
 import pytest
@@ -272,3 +273,79 @@ def test_other_architectures(name, long_folder, tokenizer, reference):
     scores, expected = harness.score("dev"), reference(model, ids, folder=long_folder)
     assert_equal(scores, expected, specs)
     assert bool(prefixes(harness)) is (name not in ("window", "softcap", "alibi"))
+
+
+def metric_of(name, **facts):
+    lower = name in ("brier_score", "ter", "bits_per_byte", "byte_perplexity", "perplexity")
+    return {"metric_list": [{"metric": name, "aggregation": "mean", "higher_is_better": not lower} | facts]}
+
+
+@pytest.fixture(scope="module")
+def metric_folder(tmp_path_factory, task_folder, corpus_folder, write_task):
+    """A task for each metric of lm-eval; some ask several times, or begin the answer."""
+    folder = tmp_path_factory.mktemp("metrics")
+    data = {"dataset_kwargs": {"data_files": {each: str(task_folder / f"{each}.jsonl") for each in ("train", "test")}}}
+    described = data | {"description": "Say which one it is.\n\n"}
+    for name in ("acc", "acc_norm", "acc_bytes", "acc_mutual_info"):
+        write_task(folder, f"choice_{name}", **{"like": "choice"} | metric_of(name) | described)
+    brier = metric_of("brier_score", aggregation="brier_score")
+    write_task(
+        folder, "choice_brier_score", **{"like": "choice"} | brier | data | {"doc_to_choice": ["a", "bc", "red cat"]}
+    )
+    contexts = {"doc_to_text": "gold", "doc_to_target": "prompt", "num_fewshot": 0}  # the options are what comes before
+    write_task(folder, "choice_contexts", **{"like": "choice"} | metric_of("acc") | data | contexts)
+    several = {"doc_to_target": "{{[gold, 0]}}", "num_fewshot": 0}
+    write_task(folder, "choice_several", **{"like": "choice"} | metric_of("acc") | data | several)
+    write_task(folder, "cloze_acc", **{"like": "cloze"} | metric_of("acc") | described)
+    for name, aggregation in (("byte_perplexity", "weighted_perplexity"), ("bits_per_byte", "bits_per_byte")):
+        write_task(folder, f"prose_{name}", **{"like": "prose"} | metric_of(name, aggregation=aggregation) | data)
+    lenient = metric_of("exact_match", ignore_case=True, ignore_punctuation=True, regexes_to_ignore=["[0-9 ]"])
+    write_task(folder, "gen_lenient", **{"like": "gen"} | lenient | described | {"num_fewshot": 0})
+    write_task(folder, "gen_prefixed", **{"like": "gen"} | described | {"gen_prefix": "It is"})
+    vote = {"filter_list": [{"name": "vote", "filter": [{"function": "majority_vote"}, {"function": "take_first"}]}]}
+    write_task(folder, "gen_repeated", **{"like": "gen"} | data | vote | {"repeats": 3})
+    write_task(folder, "gen_drawn", **{"like": "gen_sampled"} | data | vote | {"repeats": 3})
+    for path in corpus_folder.glob("*.yaml"):
+        (folder / path.name).write_text(path.read_text())
+    (folder / "own.py").write_text((corpus_folder / "own.py").read_text())
+    return folder
+
+
+METRIC_SPECS = [
+    *({"name": f"choice_{name}", "metric": name} for name in ("acc", "acc_norm", "acc_bytes", "acc_mutual_info")),
+    {"name": "choice_brier_score", "metric": "brier_score"},
+    *({"name": f"choice_{name}", "metric": "acc"} for name in ("contexts", "several")),
+    {"name": "cloze_acc", "metric": "acc"},
+    *({"name": f"prose_{name}", "metric": name} for name in ("byte_perplexity", "bits_per_byte")),
+    *({"name": f"gen_{name}", "metric": "exact_match"} for name in ("lenient", "prefixed")),
+    *({"name": f"gen_{name}", "metric": "exact_match", "filter": "vote"} for name in ("repeated", "drawn")),
+]
+ROLES = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{{ '<a>' if add_generation_prompt }}"
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_every_metric_of_lm_eval(chat, metric_folder, corpus_specs, model, tokenizer, reference, monkeypatch):
+    if chat:
+        monkeypatch.setattr(tokenizer, "chat_template", ROLES)
+        plain = evaluator.simple_evaluate
+        monkeypatch.setattr(evaluator, "simple_evaluate", partial(plain, apply_chat_template=True))
+    specs = [*METRIC_SPECS, *corpus_specs, {"name": "own", "metric": "bleu"}]
+    harness = Harness(suite_of(metric_folder, *specs, apply_chat_template=chat, holdout={"fraction": 0}))
+    harness.bind(model, tokenizer)
+    scores = harness.score("dev")
+    expected = reference(
+        model, {name: splits["dev"] for name, splits in harness.documents.items()}, folder=metric_folder
+    )
+    for spec in specs:
+        name, metric, filter_name = spec["name"], spec["metric"], spec.get("filter", "none")
+        wanted = expected["results"][name][f"{metric},{filter_name}"]
+        assert scores[name].score == pytest.approx(wanted, rel=1e-5, abs=0), name
+        samples = [sample for sample in expected["samples"][name] if sample["filter"] == filter_name]
+        assert scores[name].doc_ids == tuple(sample["doc_id"] for sample in samples)
+        if all(isinstance(sample[metric], float) for sample in samples):
+            assert scores[name].values == pytest.approx([sample[metric] for sample in samples], rel=1e-5, abs=0), name
+        requests = harness._requests[name, "dev"]
+        if requests[0].instance.request_type == "generate_until":
+            assert [request.instance.resps for request in requests] == [sample["resps"][0] for sample in samples], name
+    drawn = [request.instance.resps for request in harness._requests["gen_drawn", "dev"]]
+    assert any(len(set(texts)) > 1 for texts in drawn)

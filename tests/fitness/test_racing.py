@@ -1,7 +1,10 @@
 import math
 import random
+from collections import Counter
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fitness.errors import SuiteError
 from fitness.gates import judge
@@ -32,13 +35,13 @@ def race(
 
 
 def test_rungs_are_nested_and_have_the_same_share_of_every_task():
-    rungs = race({"a": 40, "b": 200, "few": 4}, suite()).rungs
+    contest = race({"a": 40, "b": 200, "few": 4}, suite(rungs=[0.1, 0.33, 1.0]))
+    rungs, answered = contest.rungs, contest.answered
     assert [rung.seen for rung in rungs] == [
         {"a": 4, "b": 20, "few": 1},
         {"a": 13, "b": 66, "few": 1},
         {"a": 40, "b": 200, "few": 4},
     ]
-    answered = race({"a": 40, "b": 200, "few": 4}, suite()).answered
     assert {task: len(ids) for task, ids in answered.items()} == {"a": 1, "b": 5, "few": 1}
     assert all(set(ids) <= set(rungs[0].items[task]) for task, ids in answered.items())
     # what a rung scores is new, and all of it is scored in the end
@@ -51,9 +54,46 @@ def test_rungs_are_nested_and_have_the_same_share_of_every_task():
         assert sorted(item for rung in rungs for item in rung.items.get(task, ())) == list(range(size))
 
 
+def test_a_race_is_drawn_anew_from_its_key_alone():
+    sizes = {"a": 40, "b": 200}
+    contest = race(sizes, suite())
+    again = contest.drawn(7, 3)
+    assert again.rungs == contest.drawn(7, 3).rungs
+    assert again.answered == contest.answered
+    assert [rung.seen for rung in again.rungs] == [rung.seen for rung in contest.rungs]
+    for task, size in sizes.items():
+        assert sorted(item for rung in again.rungs for item in rung.items.get(task, ())) == list(range(size))
+    firsts = [contest.drawn(*key).rungs[0].items["b"] for key in ((7, 3), (7, 4), (8, 3), (3, 7))]
+    assert len({*firsts, contest.rungs[0].items["b"]}) == 5
+
+
+@given(st.integers(1, 80), st.tuples(st.integers(0, 2**63), st.integers(0, 10**6)), st.sets(st.floats(0.01, 0.99)))
+def test_whatever_is_drawn_the_rungs_together_hold_each_document_once(size, key, shares):
+    contest = race({"a": size}, suite(rungs=[*sorted(shares), 1.0]))
+    drawn = contest.drawn(*key)
+    assert sorted(item for rung in drawn.rungs for item in rung.items["a"]) == list(range(size))
+    assert [rung.seen for rung in drawn.rungs] == [rung.seen for rung in contest.rungs]
+
+
+def test_every_document_is_as_likely_as_another_to_come_first():
+    contest, count = race({"a": 40}, suite(rungs=[0.25, 1.0])), 2000
+    first = Counter(item for number in range(count) for item in contest.drawn(0, number).rungs[0].items["a"])
+    expected = count / 4
+    # chi-squared of draws without replacement: scaled by (n - 1) / n / (1 - share) it has 39 degrees of freedom
+    statistic = sum((first[item] - expected) ** 2 / expected for item in range(40)) * 39 / 40 / 0.75
+    assert 16 < statistic < 73  # but for one in a thousand on either side
+
+
+def test_tasks_over_the_same_documents_keep_the_same_order():
+    course = Course({"a": (3, 1, 2, 0), "b": (3, 1, 2, 0)}, {"a": True, "b": True}, {"a": True, "b": True})
+    orders = [course.shuffled(number).orders for number in range(20)]
+    assert all(order["a"] == order["b"] for order in orders)
+    assert len({order["a"] for order in orders}) > 10
+
+
 def test_a_score_that_is_no_mean_is_made_from_all_items_again():
     perplexity = scores("a", dict.fromkeys(range(40), -2.0), "word_perplexity", score=7.4)
-    rungs = race({"a": 40}, suite(), a=perplexity).rungs
+    rungs = race({"a": 40}, suite(rungs=[0.1, 0.33, 1.0]), a=perplexity).rungs
     assert [len(rung.items["a"]) for rung in rungs] == [4, 13, 40]
     assert set(rungs[0].items["a"]) < set(rungs[1].items["a"])
 
@@ -62,8 +102,10 @@ def test_what_cannot_be_raced_is_scored_at_once_and_told_once():
     bleu = race({"a": 40, "b": 4}, suite({}, {"name": "b"}), {"a": False})
     assert [{task: len(ids) for task, ids in rung.items.items()} for rung in bleu.rungs] == [
         {"a": 40, "b": 1},
-        {"b": 3},  # a third of four is still one: a rung without new documents is none
+        {"b": 1},  # a quarter of four is still one: a rung without new documents is none
+        {"b": 2},
     ]
+    assert [bleu.partial(rung) for rung in range(3)] == [{"b"}, {"b"}, set()]
     assert bleu.notes == [
         "task a: acc has no value per document, so it is scored in full and never raced",
         "task b: a rung of 0.1 of its 4 documents takes one",
@@ -133,6 +175,18 @@ def test_gates_stop_at_most_alpha_of_those_that_would_pass():
             drawn[task] = scores(task, dict(enumerate(values)))
         gates = judge(drawn, config, {})
         wronged += any(contest.doomed(drawn, gates, rung) for rung in range(3))
+    assert 0 < wronged <= 0.1 * count
+
+
+def test_gates_stop_a_candidate_wrongly_in_at_most_alpha_of_the_races_that_are_drawn():
+    config = suite({"gate": {"at_least": 0.8}}, rungs=[0.05, 0.1, 0.33, 1.0], alpha=0.1)
+    contest, count = race({"a": 200}, config), 2000
+    exact = {"a": scores("a", {item: float(item % 5 > 0) for item in range(200)})}  # as even as orders never are
+    gates = judge(exact, config, {})
+    wronged = 0
+    for number in range(count):
+        drawn = contest.drawn(0, number)
+        wronged += any(drawn.doomed(exact, gates, rung) for rung in range(3))
     assert 0 < wronged <= 0.1 * count
 
 

@@ -6,8 +6,9 @@ import threading
 
 import pytest
 
+from evomerge.config import BudgetConfig
 from evomerge.search.drain import Drain, draining
-from evomerge.study.requests import ask, withdraw
+from evomerge.study.requests import ask, ask_budget, withdraw
 
 
 @pytest.fixture
@@ -36,6 +37,21 @@ def test_the_folder_is_looked_at_now_and_then(study, monkeypatch):
     assert drain.wish() is None  # looked at less than half a second ago
     monkeypatch.setattr(Drain, "LOOK", 0.0)
     assert drain.wish() == "pause"
+
+
+def test_a_budget_is_what_was_asked_and_otherwise_what_it_was(study, drain):
+    before = BudgetConfig(candidates=20, hours=2)
+    assert drain.budget(before) == before
+    ask_budget(study.folder, {"candidates": 40})
+    assert drain.budget(before) == BudgetConfig(candidates=40, hours=2)
+    ask_budget(study.folder, {"hours": None})
+    assert drain.budget(before) == BudgetConfig(candidates=40)
+
+
+@pytest.mark.parametrize("content", [b"", b"0", b"2.5", b"many", b"null", b"[", b"\xff"])
+def test_what_is_no_budget_changes_nothing(study, drain, content):
+    study.folder.budget_requests["candidates"].write_bytes(content)
+    assert drain.budget(BudgetConfig(candidates=20)) == BudgetConfig(candidates=20)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -85,6 +85,31 @@ def search(config, pool, tmp_path) -> Iterator[Search]:
         yield Search(config, study, genome, optimizer, pool, progress, lambda: None, course)
 
 
+def test_the_first_that_clears_every_gate_is_told_of_until_that_is_recorded(search, config, pool, monkeypatch):
+    told: list[int] = []
+    study, genome, harness = search.study, search._genome, pool.evaluator.harness
+
+    def run() -> None:
+        optimizer = make_optimizer(config.optimizer, initial=genome.initial, choices=genome.choices, seed=config.seed)
+        course = Course(harness.orders, harness.raceable, harness.additive)
+        tell = [lambda candidate: told.append(candidate.number)]
+        Search(config, study, genome, optimizer, pool, search.progress, lambda: None, course, *tell).run()
+
+    def killed(name: str, _: object) -> None:
+        assert name == "told feasible"
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(study, "note", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    for _ in range(2):
+        run()
+    assert len(told) == 2
+    assert study.candidate(told[0]).feasible
+    assert study.notes()["told feasible"] == told[1]
+
+
 def test_a_worker_that_dies_at_the_end_costs_nothing(search, pool):
     pool.faults = {name: [LOST] for name in ("base", "uniform", "candidate 3", "export")}
     search.run()

@@ -153,6 +153,7 @@ def test_a_broken_study_is_told_of_as_broken(folder, webhook):
         ({"webhook": "http://127.0.0.1:1/"}, "notify.webhook): <urlopen error [Errno 111] Connection refused>"),
         ({"webhook": "http://127.0.0.1 :80/"}, "notify.webhook): the URL is not valid"),
         ({"webhook": "http://user:word@127.0.0.1/"}, "notify.webhook): the URL is not valid"),
+        ({"webhook": f"http://{'x' * 64}.example/"}, "label"),
     ],
 )
 def test_what_cannot_be_told_is_one_warning(folder, capsys, config, told):
@@ -161,6 +162,19 @@ def test_what_cannot_be_told_is_one_warning(folder, capsys, config, told):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("evomerge: warning: nobody was told that the study is finished (")
     assert told in line
+
+
+def test_a_notice_that_cannot_be_made_is_one_warning(folder, webhook):
+    lines: list[str] = []
+    with Study.open(folder) as study, notifying(folder, NotifyConfig(webhook=webhook.url)) as notifier:
+        notifier.say = lines.append
+        notifier.cleared(study, study.candidate(0))
+        (folder / "study.lock").unlink()
+        (folder / "study.lock").mkdir()  # its state cannot be told
+        notifier.cleared(study, study.candidate(0))
+    assert len(webhook.posted) == 1
+    (line,) = lines
+    assert line.startswith("warning: nobody was told that the study is feasible: study cannot be read")
 
 
 @pytest.mark.parametrize("code", [302, 403])

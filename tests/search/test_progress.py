@@ -53,6 +53,21 @@ def test_the_status_follows_the_phases(study, board, wishes):
     assert not study.folder.status.exists()
 
 
+def test_another_budget_is_another_total_and_nobody_knows_for_how_long(study, board):
+    with SearchProgress(20, 0, board=board) as progress:
+        progress.begin()
+        for _ in range(SETTLED):
+            progress.candidate_done(None)
+        progress.budget(90)
+        progress.tick()
+        status = read_status(study.folder)
+        assert (status.total, status.seconds_left) == (90, None)
+        progress.candidate_done(None)
+        progress.tick()
+        status = read_status(study.folder)
+        assert status.seconds_left == pytest.approx(85 * 3600 / status.rate, rel=0.2)
+
+
 def test_the_time_left_is_never_more_than_that_of_the_budget(study, board):
     with SearchProgress(20, 0, board=board) as progress:
         progress.begin()

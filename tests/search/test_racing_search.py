@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from evomerge.config import SearchConfig, search_config
+from evomerge.errors import StudyError
 from evomerge.optimize import make_optimizer
 from evomerge.search.evaluator import Evaluator
 from evomerge.search.loop import Search
@@ -20,6 +21,7 @@ from fitness.racing import Course
 
 RACING = "suite.racing={rungs: [0.3, 0.6, 1.0], keep: 0.5}"
 GATES = "suite.tasks=[{name: choice, metric: acc, gate: {at_least: 0.3}}, {name: prose, metric: bits_per_byte}]"
+GENERATION = 6  # candidates
 DEV = 17  # documents of each task
 RUNGS = {"choice": [5, 10, 17], "prose": [5, 10, 17]}
 
@@ -64,7 +66,7 @@ class RememberingPool:
 @pytest.fixture(scope="module")
 def config(tiny) -> SearchConfig:
     words = ["models=tiny", "genome=tiny", "suite=tiny", "study=s", "budget.candidates=12", "seed=1"]
-    return search_config([*words, RACING, GATES], tiny)
+    return search_config([*words, f"optimizer.population={GENERATION}", RACING, GATES], tiny)
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +143,49 @@ def test_at_the_top_a_score_is_that_of_all_items(raced, pool):
     assert top.scores["prose"] == pytest.approx(whole["prose"].score, rel=1e-6)
 
 
+def first_items(folder):
+    """Candidate -> the documents of `choice` on its first rung, of those that a race stopped there."""
+    study = StudyView(folder)
+    stopped = [each.number for each in study.candidates() if each.rung == 1]
+    return {number: tuple(study.items(candidate_items(number))["choice"]) for number in stopped}
+
+
+def test_a_generation_races_over_the_same_documents_and_the_next_over_others(raced):
+    items = first_items(raced)
+    generations = [{items[number] for number in items if number // GENERATION == place} for place in range(2)]
+    assert len(items) > 4
+    assert [len(generation) for generation in generations] == [1, 1]
+    assert generations[0] != generations[1]
+
+
+def test_on_few_documents_a_gate_is_missed_by_what_its_interval_misses(raced):
+    stopped = [each for each in StudyView(raced).candidates() if each.rung == 1]
+    below = [each for each in stopped if each.scores["choice"] < 0.3]
+    assert below
+    for each in below:  # of five documents none tells 0.3 from less
+        assert each.stopped is not None
+        assert each.stopped.startswith("not among the best")
+        assert (each.limits["choice"], each.violations["choice"]) == (0.3, 0.0)
+        assert not each.feasible
+
+
+def test_another_seed_draws_other_documents(raced, config, session, tmp_path):
+    with session(tmp_path / "s", config.model_copy(update={"seed": 2})) as search:
+        search.run()
+    others = first_items(tmp_path / "s")
+    assert set(first_items(raced).values()).isdisjoint(others.values())
+
+
+def test_a_study_that_raced_over_one_order_is_refused(session, tmp_path):
+    with session(tmp_path / "s") as search:
+        search.study.note("answers", {"floor": None, "item_evaluations": 0})
+        with pytest.raises(StudyError) as error:
+            search.run()
+    assert "raced over another order of the documents" in str(error.value)
+    assert "start a new study" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 def test_killed_at_any_write_it_ends_like_one_left_alone(raced, session, tmp_path, monkeypatch):
     expected, recording = found(raced), Study._recording
     writes = 0
@@ -197,7 +242,7 @@ def test_the_order_in_which_workers_answer_changes_nothing(raced, session, pool,
 def test_hopeless_candidates_are_not_scored_and_without_references_none_is(session, shown, tmp_path, floor):
     folder = tmp_path / "s"
     with session(folder) as search:
-        search.study.note("answers", {"floor": floor, "item_evaluations": 0})
+        search.study.note("answers", {"floor": floor, "item_evaluations": 0, "order": "generation"})
         search.run()
     candidates = shown(folder)["candidates"]
     assert len(candidates) == 12
@@ -227,12 +272,17 @@ def test_without_a_generation_candidates_race_against_gates_only(config, session
     assert not any(reason and reason.startswith("not among the best") for reason in reasons)
 
 
-def test_a_gate_that_no_candidate_can_clear_costs_one_rung_each(session, tiny, tmp_path):
+@pytest.mark.parametrize("optimizer, draws", [("cma_es", 1), ("random", 6)])
+def test_a_gate_that_no_candidate_can_clear_costs_one_rung_each(session, tiny, tmp_path, optimizer, draws):
     words = ["models=tiny", "genome=tiny", "suite=tiny", "study=s", "budget.candidates=6", "seed=1"]
     gates = "suite.tasks=[{name: choice, metric: acc, gate: {at_least: 1.0}}, {name: prose, metric: bits_per_byte}]"
-    with session(tmp_path / "s", search_config([*words, RACING, gates], tiny)) as search:
+    config = search_config([*words, RACING, gates, f"optimizer={optimizer}"], tiny)
+    with session(tmp_path / "s", config) as search:
         search.run()
     study = StudyView(tmp_path / "s")
     assert {candidate.stopped for candidate in study.candidates()} == {"certain to miss the gate of choice"}
     assert {candidate.rung for candidate in study.candidates()} == {1}
+    assert all(candidate.violations["choice"] == 1 - candidate.scores["choice"] > 0 for candidate in study.candidates())
     assert study.best is None
+    # candidates of no generation race over documents of their own
+    assert len(set(first_items(tmp_path / "s").values())) == draws

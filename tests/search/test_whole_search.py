@@ -1,7 +1,13 @@
 import json
+import subprocess
+import sys
+import time
+
+import pytest
 
 from evomerge.cli import main
 from evomerge.recipe import Recipe
+from evomerge.study import StudyView
 
 
 def test_from_a_config_to_a_recipe_that_scores_the_same(calm, shown, tiny, tmp_path, capsys):
@@ -34,7 +40,8 @@ def test_from_a_config_to_a_recipe_that_scores_the_same(calm, shown, tiny, tmp_p
     for target in (exported, tmp_path / "merged"):
         capsys.readouterr()
         assert main(["score", str(target), "suite=tiny", "--config-dir", str(tiny), "--json"]) == 0
-        assert json.loads(capsys.readouterr().out)["scores"] == best["scores"]
+        found = json.loads(capsys.readouterr().out)
+        assert (found["scores"], found["intervals"]) == (best["scores"], best["intervals"])
 
 
 def test_one_worker_gives_what_two_give(calm, words, run, held, tmp_path):
@@ -49,6 +56,24 @@ def test_a_larger_budget_goes_on_where_the_study_stands(calm, words, run, held, 
     grown, whole = held(folder), held(calm)
     assert grown["candidates"] == whole["candidates"]
     assert grown["best"] == whole["best"]
+
+
+@pytest.mark.soak
+def test_a_budget_that_is_raised_meanwhile_is_as_if_it_had_been_so_from_the_start(calm, words, held, tmp_path, capsys):
+    folder = tmp_path / "raised"
+    command = [sys.executable, "-m", "evomerge", *words(folder, "budget.candidates=11")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        while not (folder / "config.yaml").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        assert main(["budget", str(folder), "budget.candidates=19"]) == 0
+        output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    assert "the budget is now 19 candidates" in output
+    said = capsys.readouterr().out
+    assert said == "the budget of study raised is now 19 candidates\n" or "was asked" in said
+    assert StudyView(folder).config["budget"]["candidates"] == 19
+    assert held(folder) == held(calm)
 
 
 def test_tpe_searches_too(words, run, shown, tmp_path):

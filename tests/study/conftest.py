@@ -17,9 +17,12 @@ ENVIRONMENT = Environment(
 
 def item_scores(value: float, documents: int = 4) -> Scores:
     ids = tuple(range(0, 2 * documents, 2))
+    answers = ("8 crowns", *[None] * (documents - 1))
     return {
-        "shipping": TaskScores("shipping", "exact_match", ids, (value,) * documents, value, True),
-        "prose": TaskScores("prose", "word_perplexity", ids[:2], (-value, -2 * value), 10 * value, False),
+        "shipping": TaskScores("shipping", "exact_match", ids, (value,) * documents, value, True, answers=answers),
+        "prose": TaskScores(
+            "prose", "word_perplexity", ids[:2], (-value, -2 * value), 10 * value, False, weights=(5.0, 7.0)
+        ),
     }
 
 

@@ -12,7 +12,7 @@ from evomerge.study import Candidate, Result, Study
 from evomerge.study.document import CandidateDocument, study_document
 from evomerge.study.facts import StudyFacts, study_facts
 from evomerge.study.figures import FIGURES, figure_facts, study_figure, study_figures
-from evomerge.study.figures.drawing import focus, kept
+from evomerge.study.figures.drawing import GREY, focus, kept
 from evomerge.study.figures.importance import importance
 from evomerge.study.figures.layers import STEPS, LayerMap, layer_maps
 from evomerge.study.figures.pareto import front
@@ -230,7 +230,8 @@ def test_names_are_no_markup(folder: Path, created: Callable[..., Study], scores
     assert {"importance", "parallel", "layers-0", "pareto-0-1", "durations"} <= figures.keys()
     # Plotly takes tags in its texts for markup; the only ones are ours
     for figure in figures.values():
-        text = figure.to_json().replace("<br>", "").replace("<b>&lt;/script", "").replace("<extra></extra>", "")
+        text = json.dumps(figure.to_plotly_json(), default=list)  # Plotly's own JSON hides what would be markup
+        text = text.replace("<br>", "").replace("<b>&lt;/script", "").replace("<extra></extra>", "")
         assert not any(f"<{tag}" in text for tag in ("script", "/script", "i>", "b>one", "b>&amp"))
 
 
@@ -339,3 +340,34 @@ def test_layers_that_are_taken_whole():
         LayerMap("taken", ("org/x", "org/y"), ("0–1", "2"), ((1.0, 0.0), (0.0, 1.0))),
     )
     assert layer_maps(Recipe.from_yaml(SOURCE.format("x")), {}) == ()
+
+
+def test_slices_tell_what_misses_a_gate_and_have_a_row_for_each_dimension(night: Study, scores: Callable[..., object]):
+    add_sources(night, scores)
+    add_many(night, 30)
+    missing = Result(scores={"shipping": 0.1, "prose": 7.0}, violations={"shipping": 0.2}, objective=0.4)
+    space = {"decides": (0.0, 1.0), "idle": (0.0, 1.0)}
+    night.finish(night.start([0.5, 0.5], {"decides": 0.35, "idle": 0.55}, space, SLICES), missing)
+    figure = study_figure(night, study_document(night), "slices")
+    assert [each.text for each in figure.layout.annotations] == ["decides", "idle"]
+    grey, blue = figure.data[0], figure.data[1]
+    assert (list(grey.x), list(grey.y), grey.marker.color) == ([0.35], [0.4], GREY)
+    assert len(blue.x) == 30
+    assert all(y == pytest.approx(x) for x, y in zip(blue.x, blue.y, strict=True))  # the dimension decides
+    assert list(figure.data[2].x) == [0.55]
+    (one, two), others = figure.layout.yaxis2.domain, figure.layout.yaxis.domain
+    assert 0 <= one < two < others[0] < others[1] < 1
+
+
+def test_slices_of_options_and_of_many_candidates(night: Study, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("evomerge.study.figures.slices.POINTS", 30)
+    space = {"source": ("a", "b"), "weight": (0.0, 1.0)}
+    for number in range(40):
+        genome = {"source": "ab"[number % 2], "weight": number / 40}
+        night.finish(night.start([0.5, 0.5], genome, space, SLICES), Result(objective=number % 2 + number / 1000))
+    figure = study_figure(night, study_document(night), "slices")
+    options = figure.layout.xaxis if figure.layout.annotations[0].text == "source" else figure.layout.xaxis2
+    assert options.type == "category"
+    assert list(options.categoryarray) == ["a", "b"]
+    assert [len(each.x) for each in figure.data] == [30, 30]
+    assert {"a", "b"} in [set(each.x) for each in figure.data]

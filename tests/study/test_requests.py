@@ -7,7 +7,7 @@ import pytest
 from evomerge.errors import StudyError, UsageError
 from evomerge.study import Study
 from evomerge.study.folder import StudyFolder
-from evomerge.study.requests import ask, asked, withdraw
+from evomerge.study.requests import ask, ask_budget, asked, asked_budget, withdraw
 
 
 def test_the_last_wish_counts_until_it_is_withdrawn(study: Study):
@@ -57,3 +57,23 @@ def test_what_is_no_study_cannot_be_asked(tmp_path: Path):
         ask(StudyFolder(tmp_path), "pause")
     with pytest.raises(StudyError, match="not a study"):
         ask(StudyFolder(tmp_path / "missing"), "pause")
+
+
+def test_of_each_key_of_the_budget_the_last_request_counts(study: Study):
+    assert asked_budget(study.folder) == {}
+    assert ask_budget(study.folder, {"candidates": 20, "hours": 4.5}) == study.session
+    ask_budget(study.folder, {"hours": None})
+    ask_budget(study.folder, {"candidates": 30})
+    assert asked_budget(study.folder) == {"candidates": 30, "hours": None}
+    assert asked(study.folder) is None
+    study.close()
+    with Study.open(study.folder.path) as later:
+        assert asked_budget(later.folder) == {}
+
+
+def test_a_budget_is_asked_of_a_running_search_only(folder: Path, created: Callable[..., Study]):
+    with created(folder) as study:
+        study.end("paused")
+    with pytest.raises(UsageError, match=rf"found state paused; evomerge resume {folder} budget.candidates=20 goes on"):
+        ask_budget(study.folder, {"candidates": 20})
+    assert not any(path.exists() for path in study.folder.budget_requests.values())

@@ -3,6 +3,7 @@ import math
 import sqlite3
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from evomerge.errors import ConfigError, StudyError, StudyInUseError
 from evomerge.study import MAX_ATTEMPTS, Candidate, Result, Study, StudyView
 from evomerge.study.items import baseline_items, candidate_items, holdout_items
 from evomerge.study.journal import open_journal
-from fitness.items import Scores
+from fitness.estimates import score_interval
+from fitness.items import Scores, TaskScores
 
 SPACE = {"weight": (0.0, 1.2), "source": ("a", "b")}
 Create = Callable[..., Study]
@@ -79,6 +81,20 @@ def test_a_candidate_is_one_trial_that_optuna_reads(study: Study, folder: Path, 
         "shipping": {"metric": "exact_match", "higher_is_better": True},
         "prose": {"metric": "word_perplexity", "higher_is_better": False},
     }
+
+
+def test_scores_come_back_with_all_that_their_intervals_are_made_of(study: Study, folder: Path):
+    values, words = (-3.0, -9.5, -4.25), (3.0, 4.0, 2.0)
+    score = math.exp(-sum(values) / sum(words))
+    prose = {"prose": TaskScores("prose", "word_perplexity", (0, 1, 4), values, score, False, words)}
+    choice = {"choice": TaskScores("choice", "acc", (2, 5), (1.0, 0.0), 0.5, True, answers=("yes", None))}
+    recorded = Result(scores={"prose": score, "choice": 0.5})
+    study.add_baseline("base", "# base", recorded, prose | choice)
+    found = StudyView(folder).scores(baseline_items("base"), recorded)
+    assert found == prose | choice
+    weighed = score_interval(found["prose"])
+    assert weighed == score_interval(prose["prose"])
+    assert weighed != score_interval(replace(prose["prose"], weights=None))
 
 
 def test_x_survives_bit_for_bit(study: Study, folder: Path):
@@ -265,6 +281,20 @@ def test_hours_add_up_over_sessions_that_were_killed(folder: Path, created: Crea
     with Study.open(folder) as study:
         assert study.hours == 0.75
     assert StudyView(folder).notes() == {"benchmarks": ["gsm8k"]}
+
+
+def test_to_get_ready_takes_no_hours_of_search(folder: Path, created: Create, monkeypatch: pytest.MonkeyPatch):
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    created(folder).close()
+    for hours in (0.5, 1.0):
+        with Study.open(folder) as study:
+            now[0] += 600  # models are loaded
+            study.begin()
+            now[0] += 1800
+            assert study.hours == hours
+            study.note("benchmarks", [])
+    assert StudyView(folder).hours == 1.0
 
 
 def test_a_study_tells_how_its_last_session_ended(folder: Path, created: Create, recorded: Add):

@@ -20,6 +20,7 @@ from evomerge.study.items import baseline_items, candidate_items
 from evomerge.study.results import Candidate, Range
 from evomerge.study.tasks import TaskFacts
 from evomerge.study.view import StudyState
+from fitness.items import TaskScores
 from fitness.suite import BASE
 
 ITEMS = 20  # documents on a page
@@ -99,12 +100,20 @@ class ItemRow(_Document):
         doc_id: index into the task's documents.
         value: what the metric gives the candidate for it.
         rival: what it gives the parent that is best on the task.
+        answer: what the candidate answered; null where that is not known.
+        rival_answer: what that parent answered.
+        right: whether the candidate's answer is right; null where the metric knows more than right and wrong.
+        rival_right: whether the parent's is.
         prompt: the document as text; null unless the study's prompts have been read.
     """
 
     doc_id: int
     value: float
     rival: float
+    answer: str | None
+    rival_answer: str | None
+    right: bool | None
+    rival_right: bool | None
     prompt: Prompt | None
 
 
@@ -117,6 +126,7 @@ class Items(_Document):
         rival: the best parent on that task.
         outcome: which of them.
         likelihoods: the values are log-likelihoods in nats, not the metric's.
+        answers: whether any answer on the task is known.
         page: the one that is shown, from 1.
         pages: how many there are, at least one.
         size: documents on a page.
@@ -129,6 +139,7 @@ class Items(_Document):
     rival: str
     outcome: Outcome
     likelihoods: bool
+    answers: bool
     page: int
     pages: int
     size: int
@@ -259,54 +270,84 @@ def _score(task: TaskFacts, candidate: CandidateDetail) -> ScoreRow:
 
 
 def _items(study: StudyView, candidate: Candidate, tasks: Sequence[TaskFacts], query: ItemsQuery) -> Items | None:
-    own = study.items(candidate_items(candidate.number)) if candidate.scores else {}
+    own = study.scores(candidate_items(candidate.number), candidate) if candidate.scores else {}
     rivals = {task.name: parent for task in tasks if task.name in own and (parent := best_parent(task)) is not None}
-    kept = {parent: study.items(baseline_items(parent)) for parent in sorted(set(rivals.values()))}
+    parents = {each.name: each for each in study.baselines()}
+    kept = {name: study.scores(baseline_items(name), parents[name]) for name in sorted(set(rivals.values()))}
     pairs = {
-        task: {doc_id: (value, kept[rival][task][doc_id]) for doc_id, value in own[task].items()}
+        task: (own[task], kept[rival][task])
         for task, rival in rivals.items()
-        if own[task].keys() <= kept[rival].get(task, {}).keys()
+        if task in kept[rival] and set(own[task].doc_ids) <= set(kept[rival][task].doc_ids)
     }
     if not pairs:
         return None
     task = query.task if query.task in pairs else next(iter(pairs))
-    upwards = {name: _upwards(study, name, own[name], candidate.scores.get(name)) for name in pairs}
-    outcomes = {
-        name: {doc_id: _outcome(value, rival, upwards[name]) for doc_id, (value, rival) in each.items()}
-        for name, each in pairs.items()
-    }
+    outcomes = {name: _outcomes(mine, rival) for name, (mine, rival) in pairs.items()}
     chosen = sorted(doc_id for doc_id, outcome in outcomes[task].items() if outcome == query.outcome)
     pages = max(1, math.ceil(len(chosen) / ITEMS))
     page = min(query.page, pages)
     shown = chosen[(page - 1) * ITEMS : page * ITEMS]
     prompts = prompts_of(study.folder, task, shown)
+    mine, rival = pairs[task]
     return Items(
         counts={name: _counts(each) for name, each in outcomes.items()},
         task=task,
         rival=rivals[task],
         outcome=query.outcome,
-        likelihoods=upwards[task] != study.tasks()[task]["higher_is_better"],
+        likelihoods=_upwards(mine) != mine.higher_is_better,
+        answers=mine.answers is not None or rival.answers is not None,
         page=page,
         pages=pages,
         size=ITEMS,
-        rows=tuple(
-            ItemRow(
-                doc_id=doc_id,
-                value=pairs[task][doc_id][0],
-                rival=pairs[task][doc_id][1],
-                prompt=None if prompts is None else prompts.get(doc_id),
-            )
-            for doc_id in shown
-        ),
+        rows=_rows(mine, rival, shown, prompts or {}),
         prompts=prompts is not None,
     )
 
 
-def _upwards(study: StudyView, task: str, values: Mapping[int, float], score: float | None) -> bool:
+def _outcomes(mine: TaskScores, rival: TaskScores) -> dict[int, Outcome]:
+    """What became of each document of a candidate."""
+    others, upwards = dict(zip(rival.doc_ids, rival.values, strict=True)), _upwards(mine)
+    return {
+        doc_id: _outcome(value, others[doc_id], upwards)
+        for doc_id, value in zip(mine.doc_ids, mine.values, strict=True)
+    }
+
+
+def _rows(
+    mine: TaskScores, rival: TaskScores, shown: Sequence[int], prompts: Mapping[int, Prompt]
+) -> tuple[ItemRow, ...]:
+    graded = mine.higher_is_better and _graded({*mine.values, *rival.values})
+    own, others = _by_document(mine), _by_document(rival)
+    return tuple(
+        ItemRow(
+            doc_id=doc_id,
+            value=own[doc_id][0],
+            rival=others[doc_id][0],
+            answer=own[doc_id][1],
+            rival_answer=others[doc_id][1],
+            right=own[doc_id][0] == 1 if graded else None,
+            rival_right=others[doc_id][0] == 1 if graded else None,
+            prompt=prompts.get(doc_id),
+        )
+        for doc_id in shown
+    )
+
+
+def _by_document(scores: TaskScores) -> dict[int, tuple[float, str | None]]:
+    answers = scores.answers or [None] * len(scores.doc_ids)
+    return dict(zip(scores.doc_ids, zip(scores.values, answers, strict=True), strict=True))
+
+
+def _graded(values: set[float]) -> bool:
+    """Whether a document is right or wrong and nothing between; 0 for all may be a value that is not defined."""
+    return 1 in values and values <= {0, 1}
+
+
+def _upwards(scores: TaskScores) -> bool:
     """Whether a higher value is better for a document: what a perplexity keeps of each is its log-likelihood."""
-    if study.tasks()[task]["higher_is_better"] or not values or score is None:
+    if scores.higher_is_better or not scores.values:
         return True
-    return not math.isclose(score, math.fsum(values.values()) / len(values), rel_tol=1e-9, abs_tol=1e-12)
+    return not math.isclose(scores.score, math.fsum(scores.values) / len(scores.values), rel_tol=1e-9, abs_tol=1e-12)
 
 
 def _outcome(value: float, rival: float, upwards: bool) -> Outcome:

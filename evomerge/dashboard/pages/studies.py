@@ -1,13 +1,14 @@
 """The Studies page: every study under the runs folder, what it is at, and how far it is."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, ConfigDict
 
+from evomerge.dashboard.processes import Job
 from evomerge.dashboard.rendering import render
 from evomerge.dashboard.shelf import Shelf
 from evomerge.study.document import BrokenStudy, StudyEntry, StudySummary
@@ -16,6 +17,7 @@ AnyState: TypeAlias = Literal["running", "paused", "interrupted", "stopped", "fi
 Action: TypeAlias = Literal["pause", "stop", "resume"]
 Column: TypeAlias = Literal["study", "state", "progress", "objective", "gates", "rate", "left", "updated"]
 
+FAILED = 5  # launches that are told of
 STATES: tuple[AnyState, ...] = ("running", "paused", "interrupted", "stopped", "finished", "broken")
 _ACTIONS: dict[str, tuple[Action, ...]] = {
     "running": ("pause", "stop"),
@@ -60,6 +62,7 @@ class StudiesPage(BaseModel):
         rows: the studies that it lets through, in its order.
         counts: state -> how many studies there are; states without any are left out.
         total: how many studies there are in all.
+        failed: launches and resumes that have failed and that nothing has come after, the latest first.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -68,10 +71,18 @@ class StudiesPage(BaseModel):
     rows: tuple[StudyRow, ...]
     counts: dict[AnyState, int]
     total: int
+    failed: tuple[Job, ...]
 
 
-def studies_page(entries: Sequence[StudyEntry], query: StudiesQuery) -> StudiesPage:
-    """The page of these studies."""
+def studies_page(entries: Sequence[StudyEntry], query: StudiesQuery, failed: Iterable[Job] = ()) -> StudiesPage:
+    """The page of these studies.
+
+    Args:
+        entries: the studies.
+        query: which of them to show.
+        failed: the last searches that were started from pages, where they have failed.
+    """
+    known = {entry.study: entry for entry in entries}
     counts = Counter(entry.state for entry in entries)
     chosen = [entry for entry in entries if query.state in (None, entry.state)]
     return StudiesPage(
@@ -79,14 +90,27 @@ def studies_page(entries: Sequence[StudyEntry], query: StudiesQuery) -> StudiesP
         rows=tuple(StudyRow(entry=each, actions=_ACTIONS.get(each.state, ())) for each in _ordered(chosen, query)),
         counts={state: counts[state] for state in STATES if counts[state]},
         total=len(entries),
+        failed=tuple(job for job in failed if _is_last(job, known.get(job.study)))[:FAILED],
     )
+
+
+def nothing_came_after(job: Job, state: AnyState, updated: str | None) -> bool:
+    """Whether a search that has failed is the last that was heard of its study."""
+    return state in ("interrupted", "broken") or (state != "running" and (updated or "") <= job.started)
 
 
 @router.get("/", response_class=HTMLResponse)
 def studies(request: Request, query: Annotated[StudiesQuery, Query()]) -> HTMLResponse:
     """Every study under the runs folder."""
     shelf: Shelf = request.app.state.shelf
-    return render(request, "studies.html.jinja", page=studies_page(shelf.entries(), query))
+    page = studies_page(shelf.entries(), query, request.app.state.processes.failed())
+    return render(request, "studies.html.jinja", page=page)
+
+
+def _is_last(job: Job, entry: StudyEntry | None) -> bool:
+    if entry is None:  # it has not come to a folder
+        return True
+    return nothing_came_after(job, entry.state, None if isinstance(entry, BrokenStudy) else entry.updated)
 
 
 def _ordered(entries: Sequence[StudyEntry], query: StudiesQuery) -> list[StudyEntry]:

@@ -14,6 +14,7 @@ from evomerge.study.figures.layers import layer_figures
 from evomerge.study.figures.parallel import parallel_figures
 from evomerge.study.figures.pareto import pareto_figures
 from evomerge.study.figures.scores import objective_figures, task_figures
+from evomerge.study.figures.slices import slice_figures
 from evomerge.study.view import StudyView
 
 __all__ = ["FIGURES", "FigureFacts", "figure_facts", "study_figure", "study_figures"]
@@ -23,6 +24,7 @@ FIGURES: Mapping[str, Callable[[StudyFacts], Iterator[Figure]]] = {
     "task": task_figures,
     "importance": importance_figures,
     "parallel": parallel_figures,
+    "slices": slice_figures,
     "layers": layer_figures,
     "pareto": pareto_figures,
     "durations": duration_figures,

@@ -161,7 +161,7 @@ def level(value: float | None, last: int, text: str, style: Mapping[str, Any]) -
     return go.Scatter(x=x, y=[value] * len(x), mode="lines", line=style, text=text, hoverinfo="text")
 
 
-_MARKERS: Mapping[Kind, tuple[str, Mapping[str, Any]]] = {
+MARKERS: Mapping[Kind, tuple[str, Mapping[str, Any]]] = {
     "stopped": ("stopped early", {"color": GREY, "size": 5, "opacity": 0.5, "symbol": "circle-open"}),
     "infeasible": ("misses a gate", {"color": GREY, "size": 7, "opacity": 0.75, "symbol": "x-thin-open"}),
     "feasible": ("feasible", {"color": BLUE, "size": 7}),
@@ -206,7 +206,7 @@ def add_points(figure: go.Figure, points: Iterable[Point]) -> None:
     by_kind: dict[Kind, list[Point]] = {}
     for point in points:
         by_kind.setdefault(kind_of(point.candidate), []).append(point)
-    for kind, (name, marker) in _MARKERS.items():
+    for kind, (name, marker) in MARKERS.items():
         if found := by_kind.get(kind):
             trace = go.Scatter(
                 name=name,

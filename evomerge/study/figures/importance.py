@@ -3,20 +3,15 @@
 from collections.abc import Iterator, Sequence
 from functools import partial
 from html import escape
-from typing import Any
 from weakref import WeakKeyDictionary
 
-import optuna
 import plotly.graph_objects as go
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
-from optuna.storages import InMemoryStorage
-from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
 
 from evomerge.study.document import CandidateDocument
 from evomerge.study.facts import StudyFacts
 from evomerge.study.figures.drawing import BLUE, Figure, FigureFacts, blank, named, spread, titled
+from evomerge.study.figures.sample import sampled
 
 TOP = 0.1  # share of the candidates that counts as the best
 NEEDED = 20  # candidates below which a tenth of them tells nothing
@@ -93,50 +88,7 @@ def importance(facts: StudyFacts) -> dict[str, float]:
 
 def _importance(order: Sequence[CandidateDocument]) -> dict[str, float]:
     sample = spread(list(enumerate(order)), SAMPLE)
-    distributions = _distributions([candidate for _, candidate in sample])
-    trials = [
-        FrozenTrial(
-            number=place,
-            trial_id=place,
-            state=TrialState.COMPLETE,
-            value=-float(place),
-            params=dict(candidate.genome),
-            distributions=distributions,
-            datetime_start=None,
-            datetime_complete=None,
-            user_attrs={},
-            system_attrs={},
-            intermediate_values={},
-        )
-        for place, candidate in sample
-    ]
+    names = list(order[0].genome)
+    study = sampled([candidate for _, candidate in sample], [-float(place) for place, _ in sample], names)
     # without names of its own it asks for them in an order that differs from run to run
-    return get_param_importances(
-        _Sample(trials), evaluator=PedAnovaImportanceEvaluator(target_quantile=TOP), params=list(distributions)
-    )
-
-
-class _Sample(optuna.Study):
-    """Trials as Optuna's analyses take them, without a copy of each in a storage."""
-
-    def __init__(self, trials: Sequence[FrozenTrial]) -> None:
-        storage = InMemoryStorage()
-        storage.create_new_study([StudyDirection.MAXIMIZE], "sample")
-        super().__init__("sample", storage)
-        self._trials = list(trials)
-
-    def get_trials(self, deepcopy: bool = True, states: Any = None) -> list[FrozenTrial]:
-        return self._trials
-
-
-def _distributions(candidates: Sequence[CandidateDocument]) -> dict[str, BaseDistribution]:
-    """Each dimension with the range, or the options, that were tried."""
-    found: dict[str, BaseDistribution] = {}
-    for name in candidates[0].genome:
-        values = [candidate.genome[name] for candidate in candidates]
-        numbers = [value for value in values if not isinstance(value, str)]
-        if len(numbers) == len(values):
-            found[name] = FloatDistribution(min(numbers), max(numbers))
-        else:
-            found[name] = CategoricalDistribution(sorted({str(value) for value in values}))
-    return found
+    return get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(target_quantile=TOP), params=names)

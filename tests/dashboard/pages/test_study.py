@@ -1,8 +1,12 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
+from fastapi import Request
 
+from evomerge.cli import main
+from evomerge.dashboard.rendering import Flash
 from evomerge.study import Study
 
 
@@ -62,7 +66,9 @@ def test_an_unknown_column_is_a_page(opened):
 
 
 def test_what_an_action_said_is_told_once(opened):
-    page = opened("/studies/night?flash=The+search+goes+on.&size=5")
+    csrf = next(each.get("value") for each in opened("/launch").all("input") if each.get("name") == "csrf")
+    said = Flash("The search goes on.")
+    page = opened(said.on("/studies/night?size=5", Request({"type": "http", "csrf": csrf})))
     assert "The search goes on." in page.text
     links = [each.get("href") for each in page.with_id("table").all("a")]
     assert not any("flash" in link for link in links)
@@ -82,7 +88,24 @@ def test_a_running_study_can_be_paused_and_stopped(opened, runs_dir: Path):
     assert page.with_id("head").text.startswith("night running")
     assert {"Pause", "Stop"} <= buttons(page).keys()
     assert "Resume" not in buttons(page)
-    assert "Pause the search first" in page.with_id("budget").text
+    assert "The search goes on meanwhile" in page.with_id("budget").text
+
+
+def test_a_study_with_damaged_records_is_a_page_that_says_so(opened, browser, runs_dir, capsys):
+    journal = runs_dir / "night" / "study.journal"
+    text = journal.read_text()
+    journal.write_text(re.sub(r'"violations": ?{', '"violations": 1, "was": {', text))
+    assert "study is damaged" in opened("/").text
+    for path in ("/studies/night", "/studies/night/candidates/3"):
+        page = opened(path, 409)
+        assert "Study is damaged" in page.text
+        assert str(runs_dir / "night") in page.text
+        assert "Restore it." in page.text
+    for path in ("/api/studies/night", "/api/studies/night/figures/objective", "/studies/night/recipe"):
+        answer = browser.get(path, headers={"Accept": "application/json"})
+        assert (answer.status_code, answer.json()["error"]["what"]) == (409, "study is damaged")
+    assert main(["show", str(runs_dir / "night")]) == 5
+    assert "study is damaged" in capsys.readouterr().err
 
 
 def test_where_nothing_can_be_written_no_button_can_be_pressed(opened, runs_dir: Path, monkeypatch):
