@@ -492,6 +492,7 @@ def test_a_disk_too_full_for_a_study(bench, refused, monkeypatch, without_ray):
         refused(bench.search(), 5, "study cannot be written", "left/s", "free some space or choose another runs_dir")
 
 
+@pytest.mark.soak
 def test_more_gpus_than_the_cluster_has(bench, refused):
     told = ("the workers need more than the cluster has", "workers.gpus=64", "0 GPU", "lower workers.count")
     refused(bench.search("workers.gpus=64"), 2, *told)

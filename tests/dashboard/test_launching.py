@@ -238,6 +238,7 @@ def test_only_so_many_check_at_once(settings, monkeypatch):
         assert check(settings, LaunchForm(study="s", experiment="demo")).dry_run == {}
 
 
+@pytest.mark.soak
 def test_a_check_that_fails_says_what_the_search_would(settings, own):
     (own / "models" / "base").mkdir()
     form = LaunchForm(study="s", experiment="demo", overrides=f"models.base={own / 'models' / 'base'}")

@@ -134,8 +134,7 @@ def whole(tiny, pool, tmp_path_factory) -> Callable[[str], list]:
     return search
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize(("first", "moment"), [(5, 2), (8, 7), (11, 3), (11, 10)])
+@pytest.mark.parametrize(("first", "moment", "workers"), [(5, 2, 1), (8, 7, 2), (11, 3, 2), (11, 10, 1), (11, 10, 2)])
 def test_raised_at_any_time_it_asks_what_it_would_have_asked(tiny, pool, whole, tmp_path, first, moment, workers):
     """Before, in and at the end of the last generation, which the smaller budget may cut off."""
     pool.workers = workers
