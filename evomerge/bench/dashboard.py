@@ -37,8 +37,8 @@ _STUDY = "large"
 _WARM = 20  # candidates of a search before it is measured
 _FOLLOWED = "followed"
 # as the scripts of the pages have it, for a reader who looks at the top of the page
-_REFRESH = 2.0  # seconds between two refreshes of a page that follows a search
-_REDRAW = 4.0  # seconds between two drawings of a figure
+_REFRESH = 3.0  # seconds between two refreshes of a page that follows a search
+_REDRAW = 6.0  # seconds between two drawings of a figure
 _IN_VIEW = 2  # figures
 _SETTLE = 3.0  # seconds after a page was opened or closed until its window begins
 _FIGURE = re.compile(r'data-figure="([^"]+)"')

@@ -279,6 +279,7 @@ def test_a_preview_shows_the_config(browser):
     assert "candidates: 77" in answer.text
 
 
+@pytest.mark.soak
 def test_a_launch_that_dies_before_it_has_a_folder_says_why(program, runs_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(actions, "PATIENCE", 90)
     monkeypatch.chdir(tmp_path)

@@ -44,11 +44,13 @@ def test_from_a_config_to_a_recipe_that_scores_the_same(calm, shown, tiny, tmp_p
         assert (found["scores"], found["intervals"]) == (best["scores"], best["intervals"])
 
 
+@pytest.mark.soak
 def test_one_worker_gives_what_two_give(calm, words, run, held, tmp_path):
     assert run(words(tmp_path / "one", "budget.candidates=19", "workers.count=1")) == 0
     assert held(tmp_path / "one") == held(calm)
 
 
+@pytest.mark.soak
 def test_a_larger_budget_goes_on_where_the_study_stands(calm, words, run, held, tmp_path):
     folder = tmp_path / "grown"
     assert run(words(folder, "budget.candidates=11")) == 0

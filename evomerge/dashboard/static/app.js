@@ -2,7 +2,7 @@
 // shows them. Every page works without; figures.js draws the figures.
 "use strict";
 
-const PAUSE = 2000; // ms between refreshes, however fast the search is
+const PAUSE = 3000; // ms between refreshes, however fast the search is
 
 // ---- live parts: the page is fetched again, and its [data-live] parts take the places of the old ones
 

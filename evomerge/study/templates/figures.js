@@ -13,7 +13,7 @@ window.figures = (() => {
   };
   // A page must not slow down the search that it shows: a figure rests between two drawings, at least and at most so many
   // ms, and so many times as long as the last one took.
-  const REST = [4000, 20000];
+  const REST = [6000, 20000];
   const SHARE = 20;
   const NARROW = 480; // px, below which a figure has to save room
   const known = new Map(); // element -> { figure, seen, stale, timer, rested }
