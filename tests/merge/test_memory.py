@@ -58,7 +58,11 @@ for layers in (8, 32):
     [
         ("ties", {"weight": 0.5, "density": 0.5}),
         ("della", {"weight": 0.5, "density": 0.5}),
-        ("nuslerp", {"weight": 0.5, "nuslerp_flatten": False, "nuslerp_row_wise": True}),
+        pytest.param(
+            "nuslerp",
+            {"weight": 0.5, "nuslerp_flatten": False, "nuslerp_row_wise": True},
+            marks=pytest.mark.soak,
+        ),
     ],
 )
 def test_anonymous_memory_is_bounded_and_does_not_grow_with_the_model(tmp_path, method, parameters) -> None:

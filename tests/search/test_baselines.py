@@ -41,9 +41,8 @@ def test_uniform_merges_have_the_vocabulary_of_the_candidates(chat, family, sour
     assert alone == [300, 300, 301]
 
 
-@pytest.mark.parametrize(
-    "method, source", [("task_arithmetic", "union"), pytest.param("linear", "base", marks=pytest.mark.soak)]
-)
+@pytest.mark.soak
+@pytest.mark.parametrize("method, source", [("task_arithmetic", "union"), ("linear", "base")])
 def test_models_of_two_vocabularies_are_searched(chat, family, words, run, shown, tmp_path, method, source):
     models = [f"models.parents=[{family / 'second'},{chat}]", f"models.tokenizer={{source: {source}}}"]
     assert run(words(tmp_path / "s", *models, f"genome.method={method}", "budget.candidates=2", "workers.count=1")) == 0

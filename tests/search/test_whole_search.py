@@ -78,11 +78,13 @@ def test_a_budget_that_is_raised_meanwhile_is_as_if_it_had_been_so_from_the_star
     assert held(folder) == held(calm)
 
 
+@pytest.mark.soak
 def test_tpe_searches_too(words, run, shown, tmp_path):
     assert run(words(tmp_path / "s", "optimizer=tpe", "budget.candidates=14")) == 0
     assert len(shown(tmp_path / "s")["candidates"]) == 14
 
 
+@pytest.mark.soak
 def test_nothing_feasible_is_exit_3(words, run, shown, tmp_path, capsys):
     gate = "suite.tasks=[{name: choice, metric: acc, gate: {at_least: 1.01}}]"
     folder = tmp_path / "s"

@@ -46,7 +46,7 @@ def test_a_job_that_takes_too_long_ends_and_its_worker_is_replaced(config):
     ("overrides", "told"),
     [
         (["workers.gpus=1"], "expected at most 0 such workers, found 2, and nodes with"),
-        (["workers.count=1000"], "found 1000, and nodes with"),
+        pytest.param(["workers.count=1000"], "found 1000, and nodes with", marks=pytest.mark.soak),
     ],
 )
 def test_more_than_the_cluster_has_is_refused(config, overrides, told):
