@@ -88,13 +88,12 @@ class Ladder:
         scores, stopped = outcome.scores, None
         if below.scores:
             scores = joined(self._study.scores(candidate_items(candidate.number), below), scores)
-        outcome = replace(outcome, scores=scores)
-        result = self._judge(outcome, job.split).settled
+        outcome, race = replace(outcome, scores=scores), self._race_of(candidate)
+        result = self._judge(outcome, job.split, partial=race.partial(rung - 1)).settled
         if rung < self.top and result.reason is None:
-            race = self._race_of(candidate)
             stopped = race.doomed(scores, self._judge.gates(scores, job.split), rung - 1)
-            if stopped is None:
-                result = self._judge(outcome, job.split, partial=race.partial(rung - 1)).settled
+            if stopped is not None:
+                result = self._judge(outcome, job.split).settled
         return replace(result, stopped=stopped, **costs), scores
 
     def losers(self, candidates: Sequence[Candidate], rung: int) -> Iterator[tuple[int, Result]]:

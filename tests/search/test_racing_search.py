@@ -5,19 +5,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-import torch
 
 from evomerge.config import SearchConfig, search_config
 from evomerge.errors import StudyError
-from evomerge.optimize import make_optimizer
-from evomerge.search.evaluator import Evaluator
 from evomerge.search.loop import Search
-from evomerge.search.outcome import Job, Outcome
+from evomerge.search.outcome import Job
 from evomerge.search.progress import SearchProgress
-from evomerge.search.space import genome_of
-from evomerge.study import MAX_ATTEMPTS, Study, StudyView, describe_environment
+from evomerge.study import MAX_ATTEMPTS, Study, StudyView
 from evomerge.study.items import candidate_items
-from fitness.racing import Course
 
 RACING = "suite.racing={rungs: [0.3, 0.6, 1.0], keep: 0.5}"
 GATES = "suite.tasks=[{name: choice, metric: acc, gate: {at_least: 0.3}}, {name: prose, metric: bits_per_byte}]"
@@ -30,39 +25,6 @@ class Killed(BaseException):
     pass
 
 
-class RememberingPool:
-    """A pool in this process that scores a job once only and hands jobs back in any order."""
-
-    def __init__(self, evaluator: Evaluator) -> None:
-        self.evaluator = evaluator
-        self.known: dict[str, Outcome] = {}
-        self.scored: list[Job] = []
-        self.workers = 1
-        self.running: list[Job] = []
-        self._generator = random.Random(0)
-
-    @property
-    def free(self) -> int:
-        return self.workers - self.busy
-
-    @property
-    def busy(self) -> int:
-        return len(self.running)
-
-    def submit(self, job: Job) -> None:
-        assert self.free > 0
-        self.running.append(job)
-
-    def wait(self, timeout: float) -> list[tuple[Job, Outcome]]:
-        job = self.running.pop(self._generator.randrange(self.busy))
-        key = repr((job.recipe, job.items, job.answers))
-        if key not in self.known:
-            self.known[key] = self.evaluator.evaluate(job)
-            assert self.known[key].reason is None
-        self.scored.append(job)
-        return [(job, self.known[key])]
-
-
 @pytest.fixture(scope="module")
 def config(tiny) -> SearchConfig:
     words = ["models=tiny", "genome=tiny", "suite=tiny", "study=s", "budget.candidates=12", "seed=1"]
@@ -70,28 +32,20 @@ def config(tiny) -> SearchConfig:
 
 
 @pytest.fixture(scope="module")
-def pool(config) -> Iterator[RememberingPool]:
-    threads = torch.get_num_threads()
-    yield RememberingPool(Evaluator(config.models, config.suite, config.workers))
-    torch.set_num_threads(threads)
+def pool(config, remembering):
+    with remembering(config) as pool:
+        yield pool
 
 
 @pytest.fixture(scope="module")
-def session(config, pool):
+def session(config, pool, begun, search_of):
     """session(folder, config): a context that makes or opens the study and gives a Search of it."""
 
     @contextmanager
     def open_search(folder, config=config) -> Iterator[Search]:
-        checkpoint, harness = pool.evaluator.checkpoints[config.models.base.ref], pool.evaluator.harness
-        genome = genome_of(config, checkpoint)
-        optimizer = make_optimizer(config.optimizer, initial=genome.initial, choices=genome.choices, seed=config.seed)
         pool.running.clear()
-        if not folder.exists():
-            document = config.model_copy(update={"study": folder.name}).model_dump(mode="json")
-            Study.create(folder, document, describe_environment({}, {})).close()
-        with Study.open(folder) as study, SearchProgress(12, 0) as progress:
-            course = Course(harness.orders, harness.raceable, harness.additive)
-            yield Search(config, study, genome, optimizer, pool, progress, lambda: None, course)
+        with begun(folder, config) as study, SearchProgress(12, 0) as progress:
+            yield search_of(study, config, pool, progress)
 
     return open_search
 

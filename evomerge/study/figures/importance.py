@@ -23,21 +23,18 @@ _ROW, _FRAME = 40, 70  # pixels of a bar with its name, and of what is around th
 
 def importance_figures(facts: StudyFacts) -> Iterator[Figure]:
     """The importance of each dimension, once there are enough candidates to tell."""
-    order = facts.order
-    dimensions = len(order[0].genome) if order else 0
-    if len(order) < NEEDED or dimensions < 2:
+    dimensions = compared(facts)
+    if not dimensions:
         return
     caption = (
         "How much each dimension of the genome decides whether a candidate is among the best tenth, gates before "
         "objective (PED-ANOVA). The shares add up to one; small ones may be chance."
     )
-    if dimensions > SHOWN:
-        caption += f" The first {SHOWN} of {dimensions} dimensions."
     figure = FigureFacts(
         name="importance",
         family="importance",
         title="Importance of parameters",
-        caption=caption,
+        caption=caption + unshown(dimensions, SHOWN),
         height=_FRAME + _ROW * min(SHOWN, dimensions),
     )
     yield Figure(figure, partial(importance_figure, facts))
@@ -71,6 +68,18 @@ def importance_figure(facts: StudyFacts) -> go.Figure:
     for place, name in zip(places, names, strict=True):
         figure.add_annotation(named(name, y=place - 0.42))
     return figure
+
+
+def compared(facts: StudyFacts) -> int:
+    """How many dimensions there are to compare: 0 if there is one, or too few candidates to tell."""
+    order = facts.order
+    dimensions = len(order[0].genome) if len(order) >= NEEDED else 0
+    return dimensions if dimensions >= 2 else 0
+
+
+def unshown(dimensions: int, shown: int) -> str:
+    """What a caption adds where a figure shows the first dimensions only."""
+    return f" The first {shown} of {dimensions} dimensions." if dimensions > shown else ""
 
 
 _shares: "WeakKeyDictionary[StudyFacts, dict[str, float]]" = WeakKeyDictionary()

@@ -21,7 +21,7 @@ from evomerge.study.figures.drawing import (
     left_out,
     named,
 )
-from evomerge.study.figures.importance import NEEDED, importance
+from evomerge.study.figures.importance import compared, importance, unshown
 from evomerge.study.figures.sample import sampled
 
 SHOWN = 6  # dimensions
@@ -34,21 +34,18 @@ _LATER = ((0.0, "#a9cfee"), (1.0, "#1f6aa8"))  # colour of the first candidate, 
 
 def slice_figures(facts: StudyFacts) -> Iterator[Figure]:
     """A row for each of the most important dimensions, once there are enough candidates to tell which these are."""
-    order = facts.order
-    dimensions = len(order[0].genome) if order else 0
-    if len(order) < NEEDED or dimensions < 2:
+    dimensions = compared(facts)
+    if not dimensions:
         return
     caption = (
         "The objective on dev against one dimension at a time, the most important one first. Candidates that clear "
         "every gate are blue, the later the darker; those that miss one are grey."
     )
-    if dimensions > SHOWN:
-        caption += f" The first {SHOWN} of {dimensions} dimensions."
     figure = FigureFacts(
         name="slices",
         family="slices",
         title="Slices",
-        caption=caption + left_out(facts, POINTS),
+        caption=caption + unshown(dimensions, SHOWN) + left_out(facts, POINTS),
         height=_FRAME + _ROW * min(SHOWN, dimensions),
     )
     yield Figure(figure, partial(slice_figure, facts))
