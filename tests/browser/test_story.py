@@ -18,7 +18,8 @@ from evomerge.study.lock import holder
 from evomerge.study.status import read_status
 
 STUDY = "story"
-BUDGET = 30
+BUDGET = 2000  # more than any machine has done before the story lowers it
+ENOUGH = 30  # candidates, of which some clear every gate
 SLOW = 120_000  # ms; a session takes its time to load models and tasks
 POINTS = (
     """figure => (figure.data ?? []).filter(each => /markers/.test(each.mode)).flatMap(each => [...each.x]).length"""
@@ -43,6 +44,11 @@ def press(page: Page, name: str) -> None:
 
 def finished(folder: StudyFolder) -> int:
     return sum(each.state != "running" for each in StudyView(folder.path).candidates())
+
+
+def searching(folder: StudyFolder) -> bool:
+    status = read_status(folder)
+    return status is not None and status.phase == "candidates"
 
 
 @pytest.mark.timeout(900)
@@ -81,28 +87,31 @@ def test_from_the_first_click_to_the_merged_model(tmp_path: Path, dashboard, vis
     press(page, "Pause")
     expect(badge(page)).to_have_text("paused", timeout=SLOW)
     paused = finished(folder)
-    assert paused < BUDGET
     assert holder(folder.lock) is None
 
     # resume, and pull the plug
     press(page, "Resume")
     expect(badge(page)).to_have_text("running", timeout=SLOW)
-    until(lambda: (status := read_status(folder)) is not None and status.phase == "candidates", "it goes on")
+    until(lambda: searching(folder), "it goes on")
     until(lambda: finished(folder) > paused, "another candidate")
     os.kill(holder(folder.lock).pid, signal.SIGKILL)
     expect(badge(page)).to_have_text("interrupted", timeout=SLOW)
-    assert paused < finished(folder) < BUDGET
     page.goto(served.origin)
     expect(page.get_by_role("row").filter(has_text=STUDY)).to_contain_text("interrupted")
     keep(page, "story-interrupted-1440-light")
 
-    # resume to the end
+    # resume, and be content with less
     page.get_by_role("row").filter(has_text=STUDY).get_by_role("button", name="Resume").click(timeout=SLOW)
     page.goto(f"{served.origin}/studies/{STUDY}")
     expect(badge(page)).to_have_text("running", timeout=SLOW)
+    until(lambda: searching(folder), "it goes on again")
+    budget = max(ENOUGH, finished(folder) + 20)
+    page.get_by_label("Candidates in all").fill(str(budget))
+    page.get_by_role("button", name="Change").click()
+    expect(page.get_by_role("status").filter(has_text=f"{budget} candidates")).to_be_visible(timeout=SLOW)
     expect(badge(page)).to_have_text("finished", timeout=2 * SLOW)
     study = StudyView(folder.path)
-    assert [each.state for each in study.candidates()] == ["complete"] * BUDGET
+    assert [each.state for each in study.candidates()] == ["complete"] * budget
     winner = study.winner
     assert winner is not None
     expect(page.locator("#handover")).to_contain_text(f"candidate {winner.number}")
