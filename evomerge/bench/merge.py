@@ -280,7 +280,7 @@ class _Bench:
         checkpoints = {ref: open_checkpoint(ref) for ref in recipe.models_used}
         plan = make_plan(recipe, checkpoints)
         sources = Sources(checkpoints, self._device)
-        statistics, kernels = StatisticsCache(), Kernels(self._kernels)
+        statistics, kernels = StatisticsCache(room=sources.room), Kernels(self._kernels)
 
         def load() -> float:
             synchronize(self._device)

@@ -17,6 +17,7 @@ Residency = Literal["device", "host", "disk"]
 
 _DEVICE_SHARE = 0.5  # of the accelerator's free memory; the rest is for the live model and its activations
 _HOST_SHARE = 0.5  # of the machine's memory
+_STATISTICS_SHARE = 0.25  # of what the sources may take
 
 
 def resolve_device(name: str) -> torch.device:
@@ -54,6 +55,7 @@ class Sources:
 
     Attributes:
         residency: `device`, `host` (pinned for an accelerator) or `disk` (mapped, read anew for each merge).
+        room: bytes where merges are computed, for statistics that are as large as tensors; none for a single merge.
     """
 
     def __init__(
@@ -68,7 +70,11 @@ class Sources:
         self.checkpoints = checkpoints
         self.device = device
         nbytes = sum(header.nbytes for each in checkpoints.values() for header in each.headers.values())
-        self.residency: Residency = _residency(nbytes, device, device_share, host_share) if keep else "disk"
+        on_device, on_host = _limits(device, device_share, host_share)
+        self.residency: Residency = "disk"
+        if keep and nbytes <= max(on_device, on_host):
+            self.residency = "device" if nbytes <= on_device else "host"
+        self.room = int(_STATISTICS_SHARE * (on_device if device.type == "cuda" else on_host)) if keep else 0
         self._kept: dict[Source, Tensor] = {}
         self._transfer = None if device.type == "cpu" else Transfer(device)
 
@@ -114,8 +120,8 @@ class Sources:
             checkpoint.release()
 
 
-def _residency(nbytes: int, device: torch.device, device_share: float, host_share: float) -> Residency:
-    if device.type == "cuda" and nbytes <= _DEVICE_SHARE * device_share * torch.cuda.mem_get_info(device)[0]:
-        return "device"
+def _limits(device: torch.device, device_share: float, host_share: float) -> tuple[float, float]:
+    """Bytes that sources may take of an accelerator's own memory, 0 if it has none, and of the machine's."""
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
     host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return "host" if nbytes <= _HOST_SHARE * host_share * host else "disk"
+    return _DEVICE_SHARE * device_share * free, _HOST_SHARE * host_share * host

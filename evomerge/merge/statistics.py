@@ -9,10 +9,12 @@ class StatisticsCache:
 
     Args:
         keep: keep them for later recipes; a single merge asks for each once, and keeps none.
+        room: bytes, for all that are as large as tensors.
     """
 
-    def __init__(self, *, keep: bool = True) -> None:
+    def __init__(self, *, keep: bool = True, room: int = 0) -> None:
         self._keep = keep
+        self._room = room if keep else 0
         self._known: dict[Hashable, Any] = {}
 
     def get(self, key: Hashable, measure: Callable[[], Any]) -> Any:
@@ -20,6 +22,15 @@ class StatisticsCache:
         if not self._keep:
             return measure()
         if key not in self._known:
+            self._known[key] = measure()
+        return self._known[key]
+
+    def get_large(self, key: Hashable, nbytes: int, measure: Callable[[], Any]) -> Any | None:
+        """As `get`, of a statistic that takes so many bytes; None where there is no room for it."""
+        if key not in self._known:
+            if nbytes > self._room:
+                return None
+            self._room -= nbytes
             self._known[key] = measure()
         return self._known[key]
 

@@ -127,19 +127,26 @@ class Merge:
                     each=tensor.each,
                     device=self._device,
                     measure=self._measure,
+                    measure_large=self._measure_large,
                     block=block,
                 )
             )
         return self._settled[block]
 
     def _measure(self, statistic: Statistic, *places: int) -> object:
+        sources = self._at(places)
+        return self._statistics.get((statistic, *sources), lambda: self._statistic(statistic, sources))
+
+    def _measure_large(self, statistic: Statistic, nbytes: int, *places: int) -> object | None:
+        sources = self._at(places)
+        return self._statistics.get_large((statistic, *sources), nbytes, lambda: self._statistic(statistic, sources))
+
+    def _at(self, places: tuple[int, ...]) -> tuple[Source, ...]:
         every = {BASE: self.tensor.base, **dict(enumerate(self.tensor.models))}
-        sources = tuple(source for place in places if (source := every[place]) is not None)
+        return tuple(source for place in places if (source := every[place]) is not None)
 
-        def measure() -> object:
-            return statistic(tuple(map(self._flat, sources)), self.tensor.shape, self._device)
-
-        return self._statistics.get((statistic, *sources), measure)
+    def _statistic(self, statistic: Statistic, sources: tuple[Source, ...]) -> object:
+        return statistic(tuple(map(self._flat, sources)), self.tensor.shape, self._device)
 
     def _flat(self, source: Source) -> Tensor:
         """(n,) a source; read once, since an adapter is applied on reading."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from evomerge.errors import RecipeError
 from evomerge.methods._dare import SEED, salt, scramble
-from evomerge.methods._method import Chunk, Coefficients, Method, Operands, Parameter, Value, fetch
+from evomerge.methods._method import BASE, Chunk, Coefficients, Method, Operands, Parameter, Value, fetch
 from evomerge.methods._task_vectors import add, divisor, elect, parameters
 
 _BLOCK = 1 << 18  # elements that are ranked at a time, or one row
@@ -41,20 +41,29 @@ def check(shared: Mapping[str, Value], each: Mapping[str, tuple[Value, ...]], wh
             )
 
 
-def chances(base: Tensor, model: Tensor, by_rank: Tensor, rows: slice, device: torch.device) -> Tensor:
-    """(r * columns,) float32: the chance of each entry of some rows of a task vector to be kept.
+def ranks(vectors: tuple[Tensor, ...], shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """(b, n) uint8: the rank of each entry of the task vector of two flat tensors (base, model); see `rank`."""
+    base, model = vectors
+    columns = columns_of(shape)
+    return rank(base, model, columns, slice(0, base.numel() // columns), device)
+
+
+def rank(base: Tensor, model: Tensor, columns: int, rows: slice, device: torch.device) -> Tensor:
+    """(b, r * columns) uint8 on the device: the ranks of some rows' entries, from 0, as bytes, the lowest first.
+
+    Bytes, because the compiler vectorizes no integers of 16 bits, and those of 32 take twice the memory.
 
     Args:
-        base, model: (n,), whole rows of as many columns as `by_rank` is long.
-        by_rank: (columns,) float32 on the device: the chances from the entry of least magnitude to that of the largest;
-            of entries of one magnitude the earlier has the lower rank.
+        base, model: (n,), whole rows.
+        columns: the length of a row. Of its entries the one of least magnitude has rank 0; of those of one magnitude
+            the earlier has the lower rank.
         rows: which rows.
         device: where to compute.
     """
-    columns = len(by_rank)
-    found = torch.empty((rows.stop - rows.start) * columns, dtype=torch.float32, device=device)
+    found = torch.empty(bytes_of(columns), (rows.stop - rows.start) * columns, dtype=torch.uint8, device=device)
     step = max(1, _BLOCK // columns)
     place = torch.arange(columns, device=device)
+    in_order = [(place >> 8 * number).to(torch.uint8) for number in range(len(found))]
     for first in range(rows.start, rows.stop, step):
         piece = slice(first * columns, min(first + step, rows.stop) * columns)
         bits = (fetch(model, piece, device) - fetch(base, piece, device)).abs_().view(torch.int32)
@@ -63,18 +72,29 @@ def chances(base: Tensor, model: Tensor, by_rank: Tensor, rows: slice, device: t
             keys.numpy().sort(axis=1)  # in place, and a tenth of the time of torch's sort
         else:
             keys = keys.sort(dim=1).values
-        here = found[piece.start - rows.start * columns : piece.stop - rows.start * columns].view(-1, columns)
-        here.scatter_(1, keys & 0xFFFFFFFF, by_rank.expand(keys.shape))
+        here = slice(piece.start - rows.start * columns, piece.stop - rows.start * columns)
+        for byte, of_rank in zip(found, in_order, strict=True):
+            byte[here].view(-1, columns).scatter_(1, keys & 0xFFFFFFFF, of_rank.expand(keys.shape))
     return found
 
 
+def columns_of(shape: tuple[int, ...]) -> int:
+    """The length of a row; 1 if there are none."""
+    return max(1, shape[-1] if shape else 1)
+
+
+def bytes_of(columns: int) -> int:
+    """How many bytes a rank has, in rows of that length."""
+    return max(1, -(-(columns - 1).bit_length() // 8))
+
+
 def settle(operands: Operands) -> Coefficients:
-    """Salts, weights and lambda; the chances as fields."""
+    """Salts, weights and lambda; the ranks as fields."""
     return _settle(operands, 1.0, (operands.shared["lambda"],))
 
 
 def settle_linear(operands: Operands) -> Coefficients:
-    """Salts, and factors that take in lambda and the normalization; the chances as fields."""
+    """Salts, and factors that take in lambda and the normalization; the ranks as fields."""
     scale = operands.shared["lambda"] / (divisor(operands) if operands.shared["normalize"] else 1.0)
     return _settle(operands, scale)
 
@@ -88,7 +108,7 @@ def combine_linear(chunk: Chunk) -> Tensor:
 def combine_ties(chunk: Chunk) -> Tensor:
     """The base plus the masked task vectors, each entry from those that agree in sign."""
     assert chunk.base is not None  # the method requires a base
-    _, weights, scale = chunk.coefficients
+    *_, weights, scale = chunk.coefficients
     return elect(chunk.base, list(_vectors(chunk)), weights, scale[0], bool(chunk.flags[1]))
 
 
@@ -106,43 +126,58 @@ def kept(index: Tensor, salt: Tensor, chance: Tensor) -> Tensor:
 def _settle(operands: Operands, scale: float, *values: tuple[float, ...]) -> Coefficients:
     seed, device = int(operands.shared["random_seed"]), operands.device
     base, models = operands.base, operands.models  # not the operands: they hold on to what holds the fields
+    assert base is not None  # the method requires a base
     salts = [salt(seed, number, operands.name, operands.block) for number in operands.numbers]
-    columns = max(1, operands.shape[-1] if operands.shape else 1)
-    by_rank = [
-        _by_rank(density, epsilon, columns).to(device)
-        for density, epsilon in zip(operands.each["density"], operands.each["epsilon"], strict=True)
+    columns = columns_of(operands.shape)
+    width = bytes_of(columns)
+    densities, epsilons = operands.each["density"], operands.each["epsilon"]
+    chances = [_chances(*each, columns) for each in zip(densities, epsilons, strict=True)]
+    lows, steps = [low for low, _ in chances], [step for _, step in chances]
+    nbytes = base.numel() * width
+    whole: list[Tensor | None] = [
+        operands.measure_large(ranks, nbytes, BASE, place) if step else None for place, step in enumerate(steps)
     ]
 
     @lru_cache(maxsize=len(salts))  # pieces of one long row rank it once
     def ranked(place: int, first: int, last: int) -> Tensor:
-        assert base is not None  # the method requires a base
-        return chances(base, models[place], by_rank[place], slice(first, last), device)
+        return rank(base, models[place], columns, slice(first, last), device)
+
+    def field(place: int, piece: slice) -> Tensor:
+        if not steps[place]:
+            return torch.zeros(width, piece.stop - piece.start, dtype=torch.uint8, device=device)
+        if (known := whole[place]) is not None:
+            return known[:, piece]
+        first, last = piece.start // columns, -(-piece.stop // columns)
+        return ranked(place, first, last)[:, piece.start - first * columns : piece.stop - first * columns]
 
     def fields(piece: slice) -> tuple[Tensor, ...]:
-        first, last = piece.start // columns, -(-piece.stop // columns)
-        here = slice(piece.start - first * columns, piece.stop - first * columns)
-        return tuple(ranked(place, first, last)[here] for place in range(len(salts)))
+        return tuple(byte for place in range(len(salts)) for byte in field(place, piece))
 
     flags = (bool(operands.shared["rescale"]), bool(operands.shared["normalize"]))
     words = torch.tensor(salts, dtype=torch.int32, device=device)
-    pairs = zip(operands.each["weight"], operands.each["density"], strict=True)
+    pairs = zip(operands.each["weight"], densities, strict=True)
     factors = tuple(weight * scale if density > 0.0 else 0.0 for weight, density in pairs)
-    return Coefficients((words, *(operands.tensor(*each) for each in (factors, *values))), flags, fields)
+    numbers = (operands.tensor(*each) for each in (lows, steps, factors, *values))
+    return Coefficients((words, *numbers), flags, fields)
 
 
-def _by_rank(density: float, epsilon: float, columns: int) -> Tensor:
+def _chances(density: float, epsilon: float, columns: int) -> tuple[float, float]:
+    """The chance of rank 0, and the step from one rank to the next."""
     if density == 0.0:  # the weight is zero, and no chance divides it
-        density = 1.0
+        return 1.0, 0.0
     if density == 1.0 or columns == 1:
-        return torch.full((columns,), density, dtype=torch.float32)
-    return torch.linspace(density - epsilon, density + epsilon, columns, dtype=torch.float64).float()
+        return density, 0.0
+    return density - epsilon, 2 * epsilon / (columns - 1)
 
 
 def _vectors(chunk: Chunk) -> Iterator[Tensor]:
     assert chunk.base is not None
     assert chunk.index is not None
-    salts, factors = (words.unbind() for words in chunk.coefficients[:2])
-    for model, salt_, factor, chance in zip(chunk.models, salts, factors, chunk.fields, strict=True):
+    each = zip(*(words.unbind() for words in chunk.coefficients[:4]), strict=True)
+    width = len(chunk.fields) // max(1, len(chunk.models))
+    for number, (model, (salt_, low, step, factor)) in enumerate(zip(chunk.models, each, strict=True)):
+        rank_ = sum(byte.float() * 256.0**power for power, byte in enumerate(chunk.fields[number * width :][:width]))
+        chance = low + step * rank_
         share = factor / chance if chunk.flags[0] else factor
         mask = kept(chunk.index, salt_, chance) * share
         yield (model - chunk.base) * mask  # a product: NaN and Inf come through where they are dropped, too

@@ -78,7 +78,7 @@ class Coefficients:
         tensors: float32 or int32, on the device of the operands. Number and shapes depend on the number of models and
             on `flags` alone.
         flags: choices that change what `combine` does, such as whether to normalize: names, booleans, numbers.
-        fields: of a piece of the flat tensor, (m,) float32 each, for methods that work by rows or columns.
+        fields: of a piece of the flat tensor, (m,) numbers each, for methods that work by rows or columns.
     """
 
     tensors: tuple[Tensor, ...] = ()
@@ -126,6 +126,8 @@ class Operands:
         measure: (statistic, *places) -> what the statistic, a function of a module, makes of the tensors at these
             places of `models` or `BASE`, given as (tensors, shape, device); known from earlier recipes over the same
             sources.
+        measure_large: (statistic, nbytes, *places) -> as `measure`, of a statistic that is as large as the tensor; None
+            where there is no room to keep it for later recipes.
         block: which 2**32 elements of the tensor the coefficients are for; only a positional method may heed it.
     """
 
@@ -138,6 +140,7 @@ class Operands:
     each: Mapping[str, tuple[Value, ...]]
     device: torch.device
     measure: Callable[..., Any]
+    measure_large: Callable[..., Any]
     block: int = 0
 
     def tensor(self, *values: float) -> Tensor:
@@ -209,7 +212,7 @@ def merged(
         base: any shape, as stored; None without a base.
         models: of that shape, as stored, the base left out.
         coefficients, flags: what `settle` made.
-        fields: of that shape, float32.
+        fields: of that shape.
         start: () int32, the low 32 bits of the place of the first element.
 
     Returns:

@@ -58,7 +58,7 @@ class Evaluator:
         self.checkpoints = {ref: open_checkpoint(ref) for ref in refs}
         self._workers = workers
         self.sources = self._kept_sources()
-        self.statistics = StatisticsCache()
+        self.statistics = StatisticsCache(room=self.sources.room)
         self.kernels = Kernels(workers.compile)
         self._base, self._dtype = self.checkpoints[models.base.ref], dtype_of(models.dtype)
         self._live: LiveModel | None = self._new_live_model()
@@ -115,6 +115,7 @@ class Evaluator:
             if self._live is not None:  # it and the sources may fill the device
                 self._live.model.to("cpu")
                 self._live, self.sources = None, self._kept_sources()
+                self.statistics = StatisticsCache(room=self.sources.room)
             shutil.rmtree(job.folder, ignore_errors=True)  # of a worker that died with this job
             merge_to_disk(recipe, Path(job.folder), device=str(self.device), kernels=self._workers.compile)
             _bind_checkpoint(self.harness, Path(job.folder), self.device)

@@ -1,6 +1,7 @@
 """A recipe gives the same bits on disk and in a live model, and the bits that its arithmetic says."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ METHODS = {
     "ties": {"parameters": {"weight": 0.6, "density": 0.4}},
     "dare_linear": {"parameters": {"weight": 0.6, "density": 0.4, "random_seed": 3}},
     "dare_ties": {"parameters": {"weight": 0.6, "density": [0.2, 0.9], "random_seed": 3}},
+    "della": {"parameters": {"weight": 0.6, "density": [0.4, 0.5], "random_seed": 3}},
     "passthrough": {"parameters": {"scale": 0.9}},
 }
 SINGLE = ("slerp", "passthrough")
@@ -105,6 +107,28 @@ def test_a_statistic_is_measured_once_for_all_recipes(untied):
         assert len(statistics) == 2 * len(plan.tensors)
     assert all(torch.equal(tensor, outcomes[2][name]) for name, tensor in outcomes[0].items())
     assert not torch.equal(outcomes[0]["lm_head.weight"], outcomes[1]["lm_head.weight"])
+
+
+def test_ranks_are_kept_as_far_as_there_is_room(untied):
+    checkpoints = open_sources(recipe("della", untied))
+    sources = Sources(checkpoints, CPU)
+
+    def merged(statistics, density):
+        plan = make_plan(recipe("della", untied, parameters={"weight": 1.0, "density": density}), checkpoints)
+        merges = stream(plan, sources, device=CPU, statistics=statistics)
+        return {merge.tensor.name: merge.whole() for merge in merges}, plan.tensors
+
+    anew, tensors = merged(StatisticsCache(), 0.5)
+    every = 2 * sum(math.prod(tensor.shape) for tensor in tensors)  # of two parents, in bytes, as no row is long
+    for room, count in ((sources.room, 2 * len(tensors)), (every, 2 * len(tensors)), (every - 1, 2 * len(tensors) - 1)):
+        statistics = StatisticsCache(room=room)
+        for density in (0.4, 0.5):
+            found, _ = merged(statistics, density)
+            assert len(statistics) == count
+        assert all(torch.equal(tensor, found[name]) for name, tensor in anew.items())
+    once = StatisticsCache(keep=False, room=every)
+    merged(once, 0.5)
+    assert len(once) == 0
 
 
 def test_out_dtype_is_the_dtype_of_tensors_and_config(untied, tmp_path):

@@ -1,5 +1,6 @@
 import hashlib
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ import torch
 from evomerge.errors import RecipeError
 from evomerge.methods import _della
 from evomerge.methods._dare import salt
-from evomerge.methods._della import DELLA, DELLA_LINEAR, chances, kept
+from evomerge.methods._della import DELLA, DELLA_LINEAR, kept, rank
 
 CPU = torch.device("cpu")
 ROWS, COLUMNS = 512, 1024
@@ -53,7 +54,7 @@ def thinned(operands, merge_operands):
     return thinned
 
 
-@pytest.mark.parametrize("shape", [(3, 50), (1, 7), (9,), (4, 1), (2, 3, 5), (1,), ()])
+@pytest.mark.parametrize("shape", [(3, 50), (1, 7), (9,), (4, 1), (2, 3, 5), (1,), (), (2, 300), (1, 70_000)])
 @pytest.mark.parametrize("rescale", [True, False])
 def test_the_mask_is_the_hash_of_the_place_against_the_chance_of_the_rank(shape, rescale, thinned):
     delta = torch.randn(shape, generator=torch.Generator().manual_seed(1)) + 2
@@ -76,8 +77,7 @@ def test_places_beyond_32_bits_have_a_mask_of_their_own(thinned):
 
 def test_of_equal_magnitudes_the_earlier_has_the_lower_rank():
     model = torch.tensor([2.0, -1.0, 1.0, -2.0, 0.0, 0.0])
-    by_rank = torch.arange(6.0)
-    assert chances(torch.zeros(6), model, by_rank, slice(0, 1), CPU).tolist() == [4, 2, 3, 5, 0, 1]
+    assert rank(torch.zeros(6), model, 6, slice(0, 1), CPU).tolist() == [[4, 2, 3, 5, 0, 1]]
 
 
 @pytest.mark.parametrize("density", [0.2, 0.5, 0.8])
@@ -125,9 +125,27 @@ def test_any_pieces_blocks_and_threads_give_the_same_bits(monkeypatch, shape, th
         torch.set_num_threads(threads)
 
 
+@pytest.mark.parametrize("shape", [(70, 33), (3, 300), (1, 70_000)])
+@pytest.mark.parametrize("name", ["della", "della_linear"])
+def test_ranks_that_are_known_give_the_same_bits(name, shape, operands, merge_operands):
+    base, *models = torch.randn(3, *shape, generator=torch.Generator().manual_seed(3)).bfloat16()
+    given = operands(name, base, models, weight=0.7, density=[0.5, 0.3], epsilon=0.2)
+    sizes = []
+
+    def known(statistic, nbytes, *places):
+        found = given.measure(statistic, *places)
+        sizes.append((nbytes, found.nbytes))
+        return found
+
+    expected = merge_operands(name, given)
+    assert torch.equal(merge_operands(name, replace(given, measure_large=known), (1, 40, 2000)), expected)
+    assert len(sizes) == 2
+    assert all(told == found for told, found in sizes)
+
+
 def test_a_row_in_many_pieces_is_ranked_once(monkeypatch, thinned):
     calls = []
-    monkeypatch.setattr(_della, "chances", lambda *args: calls.append(args) or chances(*args))
+    monkeypatch.setattr(_della, "rank", lambda *args: calls.append(args) or rank(*args))
     thinned(torch.randn(1000), (100, 200, 300), density=0.5)
     assert len(calls) == 1
 
