@@ -3,112 +3,17 @@
 import json
 import resource
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import pytest
-import torch
-import yaml
-from safetensors.torch import load_file, save_file
 
 from evomerge.cli import main
 from evomerge.config import search_config
 from evomerge.errors import ConfigError
 from evomerge.study import Study, describe_environment
 from fitness.harness import Harness
-
-UP = "model.layers.1.mlp.up_proj.weight"
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-
-
-@dataclass(frozen=True)
-class Bench:
-    """Good models and configs of its own for one test to spoil, and an empty folder for what a command leaves."""
-
-    inputs: Path
-    left: Path
-
-    def model(self, name: str) -> Path:
-        return self.inputs / "family" / name
-
-    def spoil(self, option: str, change: Callable[[dict], None] | str) -> None:
-        """Change a config file, or replace its text."""
-        path = self.inputs / "configs" / option
-        if isinstance(change, str):
-            path.write_text(change)
-        else:
-            document = yaml.safe_load(path.read_text())
-            change(document)
-            path.write_text(yaml.safe_dump(document))
-
-    def recipe(self, **keys) -> Path:
-        path = self.inputs / "recipe.yaml"
-        document = {
-            "merge_method": "task_arithmetic",
-            "base_model": str(self.model("base")),
-            "models": [{"model": str(self.model(name))} for name in ("second", "first")],
-            "parameters": {"weight": 0.5},
-            "dtype": "float32",
-        }
-        path.write_text(yaml.safe_dump({key: value for key, value in (document | keys).items() if value is not None}))
-        return path
-
-    def merge(self, *flags: str, **keys) -> list[str]:
-        return ["merge", str(self.recipe(**keys)), str(self.left / "out"), *flags]
-
-    def check(self) -> list[str]:
-        return ["check", str(self.recipe())]
-
-    def search(self, *overrides: str) -> list[str]:
-        chosen = ["models=tiny", "genome=tiny", "suite=tiny", "study=s", f"runs_dir={self.left}"]
-        return ["search", "--config-dir", str(self.inputs / "configs"), *chosen, *overrides]
-
-    def score(self, *words: str) -> list[str]:
-        configs = ["--config-dir", str(self.inputs / "configs"), "suite=tiny"]
-        return ["score", str(self.model("first")), *configs, *words]
-
-    def study(self) -> Path:
-        """A study without candidates."""
-        config = search_config(self.search()[3:], self.inputs / "configs")
-        with Study.create(config.folder, config.model_dump(mode="json"), describe_environment({}, {})):
-            return config.folder
-
-
-@pytest.fixture
-def bench(tmp_path, family, tiny) -> Bench:
-    made = Bench(tmp_path / "inputs", tmp_path / "left")
-    shutil.copytree(family, made.inputs / "family")
-    shutil.copytree(tiny, made.inputs / "configs")
-    made.spoil("models/tiny.yaml", lambda models: models.update(base=str(made.model("base"))))
-    parents = [str(made.model("second")), str(made.model("first"))]
-    made.spoil("models/tiny.yaml", lambda models: models.update(parents=parents))
-    made.left.mkdir()
-    return made
-
-
-class NoWorkers:
-    """Stands for workers where a search must end before it needs one."""
-
-    def __init__(self, _config) -> None:
-        pass
-
-    def __enter__(self):
-        raise AssertionError("Ray would have been started")
-
-    def __exit__(self, *_error) -> None:
-        pass
-
-
-@pytest.fixture
-def without_ray(monkeypatch):
-    import evomerge.search  # noqa: F401
-
-    monkeypatch.setattr(sys.modules["evomerge.search.launch"], "WorkerPool", NoWorkers)
 
 
 @pytest.fixture
@@ -120,172 +25,6 @@ def own_tasks_only(monkeypatch):
     monkeypatch.setattr(
         fitness.tasks, "TaskManager", lambda include_path, include_defaults=False: manager(include_path=include_path)
     )
-
-
-@pytest.fixture
-def refused(bench, capfd) -> Callable[..., None]:
-    """refused(words, code, *told): the command ends so, tells all of that in one line and leaves nothing."""
-
-    def command(words: list[str], code: int, *told: str) -> None:
-        before = _contents(bench.left)
-        capfd.readouterr()
-        try:
-            ended = main(words)
-        except SystemExit as ending:
-            ended = ending.code
-        out, err = capfd.readouterr()
-        assert (ended, out) == (code, ""), err
-        assert err.startswith("evomerge: ")
-        assert len(err.splitlines()) == 1, err
-        for each in told:
-            assert each in err
-        assert _contents(bench.left) == before
-
-    return command
-
-
-def _contents(folder: Path) -> dict[Path, bytes | None]:
-    """All but the lock of a study, which names who held it last."""
-    paths = [path for path in folder.rglob("*") if path.name != "study.lock"]
-    return {path: path.read_bytes() if path.is_file() else None for path in paths}
-
-
-def _remove(folder: Path) -> None:
-    shutil.rmtree(folder)
-
-
-def _empty(folder: Path) -> None:
-    shutil.rmtree(folder)
-    folder.mkdir()
-
-
-def _only_bin(folder: Path) -> None:
-    (folder / WEIGHTS).rename(folder / "pytorch_model.bin")
-
-
-def _truncate(folder: Path) -> None:
-    (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-100])
-
-
-def _corrupt(folder: Path) -> None:
-    content = bytearray((folder / WEIGHTS).read_bytes())
-    content[20:40] = b"\xff" * 20
-    (folder / WEIGHTS).write_bytes(content)
-
-
-def _lose_a_shard(folder: Path) -> None:
-    names = load_file(folder / WEIGHTS)
-    (folder / WEIGHTS).unlink()
-    weight_map = dict.fromkeys(names, "model-00001-of-00001.safetensors")
-    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
-
-
-def _with_tensors(folder: Path, change: Callable[[dict], object]) -> None:
-    tensors = load_file(folder / WEIGHTS)
-    change(tensors)
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-
-
-def _reshape(folder: Path) -> None:
-    _with_tensors(folder, lambda tensors: tensors.update({UP: torch.zeros(60, 32)}))
-
-
-def _lose_a_tensor(folder: Path) -> None:
-    _with_tensors(folder, lambda tensors: tensors.pop(UP))
-
-
-def _put(value: float) -> Callable[[Path], None]:
-    return partial(_with_tensors, change=lambda tensors: tensors[UP].view(-1).__setitem__(777, value))
-
-
-def _in_json(file: str, change: Callable[[dict], object]) -> Callable[[Path], None]:
-    def spoil(folder: Path) -> None:
-        document = json.loads((folder / file).read_text())
-        change(document)
-        (folder / file).write_text(json.dumps(document))
-
-    return spoil
-
-
-def _swap_two_tokens(tokenizer: dict) -> None:
-    vocabulary = tokenizer["model"]["vocab"]
-    one, two = list(vocabulary)[10:12]
-    vocabulary[one], vocabulary[two] = vocabulary[two], vocabulary[one]
-
-
-def _write(file: str, text: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / file).write_text(text) and None
-
-
-OTHER = {"model_type": "mistral", "architectures": ["MistralForCausalLM"]}
-MODELS = {
-    "missing folder": (_remove, "model folder missing", "first", "check the path"),
-    "empty folder": (_empty, "empty model folder", "first", "expected config.json and model.safetensors", "download"),
-    "damaged config": (_write("config.json", "{"), "config.json is damaged", "first", "expected a JSON object"),
-    "not safetensors": (_only_bin, "not safetensors", "first", "found pytorch_model.bin", "convert it"),
-    "truncated shard": (_truncate, "truncated or damaged shard", "first/model.safetensors", "bytes, found", "download"),
-    "corrupted header": (_corrupt, "truncated or damaged shard", "first/model.safetensors", "a JSON header"),
-    "shard missing": (_lose_a_shard, "shard missing", INDEX, "expected model-00001-of-00001", "download"),
-    "tensor missing": (_lose_a_tensor, "tensor missing", "first", f"expected {UP} as in"),
-    "shapes differ": (_reshape, "shapes differ", f"first: {UP}", "expected [64, 32]", "found [60, 32]", "one size"),
-    "architectures differ": (
-        _in_json("config.json", lambda config: config.update(OTHER)),
-        *("architectures differ", "first", "expected model_type 'llama'", "found 'mistral'", "one architecture"),
-    ),
-    "vocabularies differ": (
-        _in_json("tokenizer.json", _swap_two_tokens),
-        *("vocabularies differ", "first", "expected the 300 tokens of", "found 300 tokens", "one vocabulary"),
-    ),
-    "damaged tokenizer": (_write("tokenizer.json", "{"), "tokenizer missing or damaged", "first", "found EOF"),
-    "NaN": (_put(float("nan")), "NaN or Inf in a model", f"first: {UP}", "download or train"),
-    "Inf": (_put(float("-inf")), "NaN or Inf in a model", f"first: {UP}", "download or train"),
-}
-
-
-@pytest.mark.parametrize("command", [Bench.merge, Bench.check, Bench.search], ids=lambda command: command.__name__)
-@pytest.mark.parametrize("kind", MODELS)
-def test_a_damaged_parent(bench, refused, without_ray, kind, command):
-    if kind == "vocabularies differ" and command is Bench.search:
-        pytest.skip("a search has a tokenizer policy, which aligns them")
-    spoil, *told = MODELS[kind]
-    spoil(bench.model("first"))
-    refused(command(bench), 4, *told)
-
-
-SCORED = {
-    "tensor missing": (_lose_a_tensor, "weights do not fit config.json", "first", f"expected {UP}", "found none"),
-    "shapes differ": (_reshape, "weights do not fit config.json", "first", f"expected {UP}", "found another shape"),
-    "damaged tokenizer": (_write("tokenizer.json", "{"), "tokenizer missing or damaged", "first", "complete"),
-    "unknown architecture": (
-        _in_json("config.json", lambda config: config.update(model_type="nothing")),
-        *("model cannot be loaded", "first", "`nothing`"),
-    ),
-    "code of its own": (
-        _in_json("config.json", lambda config: config.update(model_type="x", auto_map={"AutoConfig": "a.B"})),
-        *("model cannot be loaded", "first"),
-    ),
-    "NaN": (_put(float("nan")), "NaN or Inf in a model", f"first: {UP}", "download or train"),
-}
-
-
-@pytest.mark.parametrize("kind", SCORED)
-def test_a_damaged_model_is_not_scored(bench, refused, kind):
-    spoil, *told = SCORED[kind]
-    spoil(bench.model("first"))
-    refused(bench.score(), 4, *told)
-
-
-def test_a_family_that_transformers_does_not_know(bench, refused, without_ray):
-    for name in ("base", "first", "second"):
-        _in_json("config.json", lambda config: config.update(model_type="nothing"))(bench.model(name))
-    refused(bench.search(), 4, "no live model for this config", "'nothing'")
-
-
-def test_a_family_without_a_tokenizer(bench, refused, without_ray):
-    for name in ("base", "first", "second"):
-        for file in ("tokenizer.json", "tokenizer_config.json"):
-            (bench.model(name) / file).unlink()
-    refused(bench.search(), 4, "tokenizer missing or damaged", "family", "check that the folder is complete")
 
 
 TIES = {"merge_method": "ties"}
@@ -419,7 +158,7 @@ def test_a_resume_with_workers_that_cannot_be_had_keeps_the_config(bench, refuse
     def none(_pool):
         raise ConfigError("the workers need more than the cluster has")
 
-    monkeypatch.setattr(NoWorkers, "__enter__", none)
+    monkeypatch.setattr(without_ray, "__enter__", none)
     refused(["resume", str(bench.study()), "workers.gpus=64"], 2, "the workers need more than the cluster has")
 
 
@@ -488,7 +227,7 @@ def test_a_disk_too_full_for_a_merge(bench, refused):
 
 def test_a_disk_too_full_for_a_study(bench, refused, monkeypatch, without_ray):
     with file_size_limit() as limit:
-        monkeypatch.setattr(NoWorkers, "__enter__", lambda self: limit(1000))
+        monkeypatch.setattr(without_ray, "__enter__", lambda self: limit(1000))
         refused(bench.search(), 5, "study cannot be written", "left/s", "free some space or choose another runs_dir")
 
 
