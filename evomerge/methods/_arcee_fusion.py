@@ -55,7 +55,7 @@ def importance(vectors: tuple[Tensor, ...], shape: tuple[int, ...], device: torc
         return Importance(divergences, 0.0)
     counted = count_magnitudes(count, importances, device)
     lower, median, upper = (
-        counted.exact(count - int(share * (count - 1)), importances, device) for share in (0.25, 0.5, 0.75)
+        counted.of_rank(count - int(share * (count - 1)), importances, device) for share in (0.25, 0.5, 0.75)
     )
     return Importance(divergences, median + 1.5 * (upper - lower))
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from evomerge.methods._magnitudes import Magnitudes, norm_ratio, quantiles
+from evomerge.methods._magnitudes import Magnitudes, norm_ratio, quantiles, task_vector
 from evomerge.methods._method import BASE, Chunk, Coefficients, Method, Operands, Parameter
 from evomerge.methods._task_vectors import add, divisor, elect, parameters
 
@@ -42,35 +42,37 @@ def combine_ties(chunk: Chunk) -> Tensor:
     return elect(chunk.base, list(_vectors(chunk)), weights, scale[0], bool(chunk.flags[0]))
 
 
-def band(magnitudes: Magnitudes, density: float, gamma: float) -> tuple[float, float]:
-    """The least and the largest magnitude that is kept.
+def band(count: int, density: float, gamma: float) -> tuple[int, int]:
+    """How many of the largest entries are dropped, and how many are kept after them.
 
-    int(gamma * n) of the largest entries are dropped, and as many of the smallest as leave int(density * n); where that
-    is more than are left, fewer of the largest are dropped. What ties with the first or the last kept is kept, too.
+    int(gamma * n) of the largest are dropped, and as many of the smallest as leave int(density * n); where that is more
+    than are left, fewer of the largest are dropped.
 
     Args:
-        magnitudes: of the n entries of a task vector.
+        count: n.
         density: in (0, 1).
         gamma: in [0, 1].
     """
-    count = magnitudes.count
     kept = int(density * count)
-    largest = min(int(gamma * count), count - kept)
-    if not kept:
-        return math.inf, math.inf
-    return magnitudes.threshold(largest + kept), magnitudes.ceiling(largest + 1) if largest else math.inf
+    return min(int(gamma * count), count - kept), kept
 
 
 def _bands(operands: Operands) -> tuple[list[float], list[float], list[float]]:
+    """The least and the largest magnitude that is kept, and what ties with them, and the factor of each model."""
     lows, highs, factors = [], [], []
     each = zip(*(operands.each[name] for name in ("density", "gamma", "weight")), strict=True)
     for place, (density, gamma, weight) in enumerate(each):
         low, high, factor = 0.0, math.inf, float(density > 0.0)
         if 0.0 < density < 1.0:
-            low, high = band(operands.measure(quantiles, BASE, place), density, gamma)
+            assert operands.base is not None  # the method requires a base
+            base, model, device = operands.base, operands.models[place], operands.device
+            magnitudes: Magnitudes = operands.measure(quantiles, BASE, place)
+            dropped, kept = band(magnitudes.count, density, gamma)
+            values = task_vector(base, model, device)
+            low = magnitudes.of_rank(dropped + kept, values, device) if kept else math.inf
+            high = magnitudes.of_rank(dropped + 1, values, device) if kept and dropped else math.inf
             if operands.shared["rescale"]:
-                assert operands.base is not None  # the method requires a base
-                factor = norm_ratio(operands.base, operands.models[place], low, high, operands.device)
+                factor = norm_ratio(base, model, low, high, device)
         lows.append(low)
         highs.append(high)
         factors.append(weight * factor)

@@ -9,6 +9,7 @@ References:
     Deep et al., DELLA-Merging, arXiv 2406.11617; epsilon as in mergekit, half of the paper's.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -31,7 +32,7 @@ def check(shared: Mapping[str, Value], each: Mapping[str, tuple[Value, ...]], wh
         RecipeError: density - epsilon or density + epsilon is outside (0, 1), and density is neither 0 nor 1.
     """
     for density, epsilon in zip(each["density"], each["epsilon"], strict=True):
-        if 0.0 < density < 1.0 and not epsilon < min(density, 1.0 - density):
+        if 0.0 < density < 1.0 and not (density - epsilon > 0.0 and density + epsilon < 1.0):
             raise RecipeError(
                 "epsilon too large for the density",
                 where=where,
@@ -123,6 +124,23 @@ def kept(index: Tensor, salt: Tensor, chance: Tensor) -> Tensor:
     return ((scramble(index ^ salt) >> 8) & 0xFFFFFF).to(torch.float32) * 2.0**-24 < chance
 
 
+def steps_of_bytes(step: float, width: int) -> list[float]:
+    """What each byte of a rank adds to the chance, the lowest first: 2 * width numbers, of 16 bits each.
+
+    The last `width` are the steps to 16 bits, the first what these leave out. Their products with a byte are exact in
+    float32: whether a compiler rounds them before it adds them, which on an accelerator it may not, is the same, and so
+    is the mask.
+    """
+    steps = [step * 256.0**power for power in range(width)]
+    coarse = [_short(each) for each in steps]
+    return [*(_short(each - part) for each, part in zip(steps, coarse, strict=True)), *coarse]
+
+
+def _short(number: float) -> float:
+    mantissa, exponent = math.frexp(number)
+    return math.ldexp(round(math.ldexp(mantissa, 16)), exponent - 16)
+
+
 def _settle(operands: Operands, scale: float, *values: tuple[float, ...]) -> Coefficients:
     seed, device = int(operands.shared["random_seed"]), operands.device
     base, models = operands.base, operands.models  # not the operands: they hold on to what holds the fields
@@ -157,8 +175,9 @@ def _settle(operands: Operands, scale: float, *values: tuple[float, ...]) -> Coe
     words = torch.tensor(salts, dtype=torch.int32, device=device)
     pairs = zip(operands.each["weight"], densities, strict=True)
     factors = tuple(weight * scale if density > 0.0 else 0.0 for weight, density in pairs)
-    numbers = (operands.tensor(*each) for each in (lows, steps, factors, *values))
-    return Coefficients((words, *numbers), flags, fields)
+    numbers = (operands.tensor(*each) for each in (lows, factors, *values))
+    of_bytes = operands.tensor(*(part for step in steps for part in steps_of_bytes(step, width)))
+    return Coefficients((of_bytes.view(len(steps), 2, width), words, *numbers), flags, fields)
 
 
 def _chances(density: float, epsilon: float, columns: int) -> tuple[float, float]:
@@ -175,9 +194,9 @@ def _vectors(chunk: Chunk) -> Iterator[Tensor]:
     assert chunk.index is not None
     each = zip(*(words.unbind() for words in chunk.coefficients[:4]), strict=True)
     width = len(chunk.fields) // max(1, len(chunk.models))
-    for number, (model, (salt_, low, step, factor)) in enumerate(zip(chunk.models, each, strict=True)):
-        rank_ = sum(byte.float() * 256.0**power for power, byte in enumerate(chunk.fields[number * width :][:width]))
-        chance = low + step * rank_
+    for number, (model, (parts, salt_, low, factor)) in enumerate(zip(chunk.models, each, strict=True)):
+        rank_ = [byte.float() for byte in chunk.fields[number * width :][:width]]
+        chance = low + sum(byte * part for byte, part in zip(2 * rank_, parts.view(-1).unbind(), strict=True))
         share = factor / chance if chunk.flags[0] else factor
         mask = kept(chunk.index, salt_, chance) * share
         yield (model - chunk.base) * mask  # a product: NaN and Inf come through where they are dropped, too

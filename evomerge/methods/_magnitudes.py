@@ -1,23 +1,27 @@
-"""The quantile function of magnitudes, from one pass and in memory that hardly grows with the tensor.
+"""Order statistics of magnitudes, exact, in memory that hardly grows with the tensor.
 
-A float32 that is not negative orders like the integer of its bits. Up to 2**16 magnitudes are counted as they are. Of
-more, the upper 19 bits (8 of exponent, 11 of mantissa) pick a bin, and what falls into one bin is not told apart: the
-entries within 2**-11 (relative) of the k-th largest tie with it, and ties are kept together. Differences of bfloat16
-numbers mostly have no more bits than that.
+A float32 that is not negative orders like the integer of its bits. Up to 2**16 magnitudes are sorted. Of more, the
+upper 19 bits (8 of exponent, 11 of mantissa) pick a bin. Differences of bfloat16 numbers mostly have no more bits than
+that: the few that do are collected beside, and all ranks are known from one pass. Of others, such as float32, a second
+pass over the tensor looks into the bin of a rank, once for each bin.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from evomerge.methods._method import accumulator, add_up, chunks, fetch
 
-EXACT_UP_TO = 1 << 16  # elements whose magnitudes are counted one by one
+SORTED_UP_TO = 1 << 16  # elements
 _LOWER = 12  # bits of a magnitude that a bin leaves out
+_WITHIN = (1 << _LOWER) - 1
+_SHARE, _MOST = 16, 1 << 22  # one in so many elements, and so many of them, are collected beside the bins
 _AT_LEAST, _AT_MOST = 1 << 18, 1 << 30  # magnitudes that are counted in one table of 32-bit integers
 _TABLES = 8  # of 2 MB each, filled at the same time
+
+Values = Callable[[slice], Tensor]
 
 
 @dataclass(frozen=True)
@@ -26,60 +30,66 @@ class Magnitudes:
 
     Attributes:
         count: n.
-        bins: (m,) int32 on the CPU, ascending: the bits of the least float32 of each bin that is not empty; or those of
-            each magnitude.
-        upto: (m,) int32, int64 if n >= 2**31: how many magnitudes lie in the bin and those below it.
-        width: largest difference of bits within a bin: 0 if the bins are the magnitudes themselves.
+        bits: (m,) int32 on the CPU, ascending: of each magnitude that there is; or, if `binned`, of the least float32
+            of each bin that is not empty.
+        upto: (m,) int32, int64 if n >= 2**31: how many magnitudes are not above that one or that bin.
+        binned: whether what lies in one bin is not told apart.
+        inside: of bins that were looked into, (4096,) how many magnitudes are not above each of theirs.
     """
 
     count: int
-    bins: Tensor
+    bits: Tensor
     upto: Tensor
-    width: int
+    binned: bool
+    inside: dict[int, Tensor] = field(default_factory=dict)
 
-    def threshold(self, rank: int) -> float:
-        """The least magnitude that ties with the `rank`-th largest, 1 <= rank <= n; 0 if there are no magnitudes."""
-        return _float(self._bin(rank)) if self.count else 0.0
+    def of_rank(self, rank: int, values: Values, device: torch.device) -> float:
+        """The `rank`-th largest magnitude, 1 <= rank <= n; 0 if there are no magnitudes.
 
-    def ceiling(self, rank: int) -> float:
-        """The largest magnitude that ties with the `rank`-th largest, 1 <= rank <= n; 0 if there are no magnitudes."""
-        return _float(self._bin(rank) | self.width) if self.count else 0.0
+        Args:
+            rank: 1 for the largest.
+            values, device: what gave these order statistics, as for `count_magnitudes`.
+        """
+        if not self.count:
+            return 0.0
+        below = self.count - rank  # so many others are not above it
+        place = int(torch.searchsorted(self.upto, below, right=True))
+        found = int(self.bits[place])
+        if self.binned:
+            before = int(self.upto[place - 1]) if place else 0
+            found |= int(torch.searchsorted(self._look_into(found, values, device), below - before, right=True))
+        return float(torch.tensor(found, dtype=torch.int32).view(torch.float32))
 
     @property
     def nonzero(self) -> int:
-        """How many magnitudes are not zero; less than 2**-137 is, among more than are counted one by one."""
-        place = int(torch.searchsorted(self.bins, self.width, right=True))
+        """How many magnitudes are not zero; less than 2**-137 counts as zero if these are binned."""
+        least = _WITHIN if self.binned else 0
+        place = int(torch.searchsorted(self.bits, least, right=True))
         return self.count - (int(self.upto[place - 1]) if place else 0)
 
-    def exact(self, rank: int, values: Callable[[slice], Tensor], device: torch.device) -> float:
-        """The `rank`-th largest magnitude itself, from one more pass where it may share its bin with others.
+    def _look_into(self, lowest: int, values: Values, device: torch.device) -> Tensor:
+        if lowest not in self.inside:
 
-        Args:
-            rank: 1 <= rank <= n.
-            values, device: what gave these order statistics, as for `count_magnitudes`.
-        """
-        if not self.width:
-            return self.threshold(rank)
-        lowest = self._bin(rank)
+            def bits(piece: slice) -> Tensor:
+                found = _bits(values(piece))
+                return found[(found & ~_WITHIN) == lowest] & _WITHIN
 
-        def inside(bits: Tensor) -> Tensor:
-            return bits[(bits & ~self.width) == lowest] & self.width
+            self.inside[lowest] = _table(self.count, bits, _WITHIN + 1, device).cumsum(0)
+        return self.inside[lowest]
 
-        counts = _table(self.count, values, inside, self.width + 1, device)
-        below = int(self.upto[self.bins == lowest]) - int(counts.sum())
-        return _float(lowest | int(torch.searchsorted(counts.cumsum(0), self.count - rank - below, right=True)))
 
-    def _bin(self, rank: int) -> int:
-        return int(self.bins[torch.searchsorted(self.upto, self.count - rank, right=True)])
+def task_vector(base: Tensor, model: Tensor, device: torch.device) -> Values:
+    """Of two flat tensors: slice -> model - base there, float32 on the device."""
+    return lambda piece: fetch(model, piece, device) - fetch(base, piece, device)
 
 
 def quantiles(vectors: tuple[Tensor, ...], shape: tuple[int, ...], device: torch.device) -> Magnitudes:
     """Order statistics of the task vector |model - base| of two flat tensors (base, model), each (n,)."""
     base, model = vectors
-    return count_magnitudes(base.numel(), lambda piece: _vector(base, model, piece, device), device)
+    return count_magnitudes(base.numel(), task_vector(base, model, device), device)
 
 
-def count_magnitudes(count: int, values: Callable[[slice], Tensor], device: torch.device) -> Magnitudes:
+def count_magnitudes(count: int, values: Values, device: torch.device) -> Magnitudes:
     """Order statistics of the magnitudes of any numbers; NaN is the largest.
 
     Args:
@@ -87,36 +97,62 @@ def count_magnitudes(count: int, values: Callable[[slice], Tensor], device: torc
         values: of a slice of [0, n), (m,) float32 on the device; is overwritten.
         device: where it computes.
     """
-    if count <= EXACT_UP_TO:
-        pieces = [values(piece).abs_().view(torch.int32) for piece in chunks(count, device)]
-        bits = torch.cat(pieces).cpu() if pieces else torch.empty(0, dtype=torch.int32)
-        bits.numpy().sort()  # in place, and a tenth of the time of torch's sort
-        return Magnitudes(count, bits, torch.arange(1, count + 1, dtype=torch.int32), 0)
-    counts = _table(count, values, lambda bits: bits >> _LOWER, 1 << (31 - _LOWER), device)
-    places = counts.nonzero().squeeze(1)
-    upto = counts[places].cumsum(0)
-    bins = places.int() << _LOWER
-    return Magnitudes(count, bins, upto if count >= 1 << 31 else upto.int(), (1 << _LOWER) - 1)
+    if count <= SORTED_UP_TO:
+        pieces = [_bits(values(piece)) for piece in chunks(count, device)]
+        sorted_ = torch.cat(pieces).cpu() if pieces else torch.empty(0, dtype=torch.int32)
+        sorted_.numpy().sort()  # in place, and a tenth of the time of torch's sort
+        return Magnitudes(count, sorted_, torch.arange(1, count + 1, dtype=torch.int32), False)
+    rest = _Rest(min(count // _SHARE, _MOST))
+    counts = _table(count, lambda piece: rest.add(_bits(values(piece))) >> _LOWER, 1 << (31 - _LOWER), device)
+    binned = rest.parts is None
+    places, others, of_others = counts.nonzero().squeeze(1), *rest.counted()
+    if len(others):
+        counts -= torch.bincount(others >> _LOWER, of_others, len(counts)).long()
+        places = counts.nonzero().squeeze(1)
+    bits, order = torch.cat([places.int() << _LOWER, others]).sort()
+    upto = torch.cat([counts[places], of_others])[order].cumsum(0)
+    return Magnitudes(count, bits, upto if count >= 1 << 31 else upto.int(), binned)
 
 
-def _table(
-    count: int,
-    values: Callable[[slice], Tensor],
-    place: Callable[[Tensor], Tensor],
-    size: int,
-    device: torch.device,
-) -> Tensor:
-    """(size,) int64 on the CPU: how many places of each number the bits of `count` magnitudes have."""
+class _Rest:
+    """Magnitudes that are not the first of their bin, as long as they are few.
+
+    Attributes:
+        parts: their bits; None once they have become too many.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.parts: list[Tensor] | None = []
+        self._left = most
+
+    def add(self, bits: Tensor) -> Tensor:
+        """Collect some of (m,) int32, which come back."""
+        if self.parts is not None:
+            self.parts.append(bits[(bits & _WITHIN) != 0])
+            self._left -= len(self.parts[-1])
+            if self._left < 0:
+                self.parts = None
+        return bits
+
+    def counted(self) -> tuple[Tensor, Tensor]:
+        """(u,) int32 and int64 on the CPU: those that differ, ascending, and how many there are of each."""
+        every = torch.cat(self.parts).cpu() if self.parts else torch.empty(0, dtype=torch.int32)
+        every.numpy().sort()
+        found, counts = torch.unique_consecutive(every, return_counts=True)
+        return found, counts
+
+
+def _table(count: int, places: Callable[[slice], Tensor], size: int, device: torch.device) -> Tensor:
+    """(size,) int64 on the CPU: how many of the numbers that `places` gives of [0, count), below `size`, are which."""
     total = torch.zeros(size, dtype=torch.int64)
     rows = min(torch.get_num_threads(), _TABLES, -(-count // _AT_LEAST)) if device.type == "cpu" else 1
     one = torch.ones(1, dtype=torch.int32, device=device)
     for first in range(0, count, _AT_MOST):
         counts = torch.zeros(rows, size, dtype=torch.int32, device=device)
         for piece in chunks(min(_AT_MOST, count - first), device):
-            bits = values(slice(first + piece.start, first + piece.stop)).abs_().view(torch.int32)
-            places = place(bits).long()
-            even = len(places) // rows * rows
-            for part, table in ((places[:even].view(rows, -1), counts), (places[even:].view(1, -1), counts[:1])):
+            found = places(slice(first + piece.start, first + piece.stop)).long()
+            even = len(found) // rows * rows
+            for part, table in ((found[:even].view(rows, -1), counts), (found[even:].view(1, -1), counts[:1])):
                 table.scatter_add_(1, part, one.expand(part.shape))  # each row by a thread
         total += counts.sum(0).cpu()
     return total
@@ -124,10 +160,10 @@ def _table(
 
 def norm_ratio(base: Tensor, model: Tensor, low: float, high: float, device: torch.device) -> float:
     """L1 norm of the task vector over that of its entries of magnitude in [low, high]; 1 if either is next to zero."""
-    wide = accumulator(device)
+    wide, values = accumulator(device), task_vector(base, model, device)
 
     def norms(piece: slice) -> Tensor:
-        magnitudes = _vector(base, model, piece, device).abs_()
+        magnitudes = values(piece).abs_()
         kept = magnitudes * ((magnitudes >= low) & (magnitudes <= high))
         return torch.stack([add_up(each.to(wide), wide) for each in (magnitudes, kept)])
 
@@ -137,9 +173,5 @@ def norm_ratio(base: Tensor, model: Tensor, low: float, high: float, device: tor
     return total / kept if min(total, kept) >= 1e-7 else 1.0
 
 
-def _vector(base: Tensor, model: Tensor, piece: slice, device: torch.device) -> Tensor:
-    return fetch(model, piece, device) - fetch(base, piece, device)
-
-
-def _float(bits: int) -> float:
-    return float(torch.tensor(bits, dtype=torch.int32).view(torch.float32))
+def _bits(values: Tensor) -> Tensor:
+    return values.abs_().view(torch.int32)

@@ -20,6 +20,7 @@ BASE = -1  # the place of the base in `Operands.measure`
 _CPU_CHUNK = 1 << 18
 _ACCELERATOR_CHUNK = 1 << 22
 _ROW = 1 << 12  # elements
+_LARGEST = torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class Parameter:
         Raises:
             RecipeError: it is not.
         """
-        if not self.low <= value <= self.high or not math.isfinite(value) or (self.open_low and value == self.low):
+        beyond = self.kind == "float" and not abs(value) <= _LARGEST
+        if not self.low <= value <= self.high or beyond or (self.open_low and value == self.low):
             raise RecipeError(f"{self.name} out of range", where=where, expected=self.range, found=f"{value!r}")
         return value
 
@@ -66,7 +68,7 @@ class Parameter:
             return "true or false"
         noun = "a number" if self.kind == "float" else "a whole number"
         if self.low == -math.inf and self.high == math.inf:
-            return f"{noun} that is finite"
+            return f"{noun} that float32 holds" if self.kind == "float" else noun
         return f"{noun} in {'(' if self.open_low else '['}{self.low:g}, {self.high:g}]"
 
 

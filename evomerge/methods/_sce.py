@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from evomerge.methods._magnitudes import Magnitudes, count_magnitudes
+from evomerge.methods._magnitudes import Magnitudes, Values, count_magnitudes
 from evomerge.methods._method import (
     BASE,
     Chunk,
@@ -29,7 +29,7 @@ _NO_ENERGY = 1e-6  # a sum of mean squares, or of weights, that is not divided b
 
 def variances(vectors: tuple[Tensor, ...], shape: tuple[int, ...], device: torch.device) -> Magnitudes:
     """Order statistics of the variance over models of each entry of flat tensors (base, *models), each (n,)."""
-    return count_magnitudes(vectors[0].numel(), lambda piece: _variance(_deltas(vectors, piece, device)), device)
+    return count_magnitudes(vectors[0].numel(), _variances(vectors, device), device)
 
 
 def energies(vectors: tuple[Tensor, ...], shape: tuple[int, ...], device: torch.device) -> tuple[float, ...]:
@@ -49,9 +49,10 @@ def settle(operands: Operands) -> Coefficients:
     threshold = None
     if select < 1.0:
         magnitudes: Magnitudes = operands.measure(variances, BASE, *range(count))
-        kept = int(magnitudes.nonzero * select)
-        threshold = magnitudes.threshold(kept) if kept else math.inf
-        squares = _energies((operands.base, *operands.models), threshold, operands.device)
+        kept, vectors = int(magnitudes.nonzero * select), (operands.base, *operands.models)
+        values = _variances(vectors, operands.device)
+        threshold = magnitudes.of_rank(kept, values, operands.device) if kept else math.inf
+        squares = _energies(vectors, threshold, operands.device)
     else:
         squares = operands.measure(energies, BASE, *range(count))
     total = sum(squares)
@@ -93,6 +94,10 @@ def _energies(vectors: tuple[Tensor, ...], threshold: float | None, device: torc
 def _deltas(vectors: tuple[Tensor, ...], piece: slice, device: torch.device) -> list[Tensor]:
     base, *models = (fetch(vector, piece, device) for vector in vectors)
     return [model - base for model in models]
+
+
+def _variances(vectors: tuple[Tensor, ...], device: torch.device) -> Values:
+    return lambda piece: _variance(_deltas(vectors, piece, device))
 
 
 def _variance(vectors: Sequence[Tensor]) -> Tensor:

@@ -115,6 +115,16 @@ class TestTies:
         # sums of those that agree: -0.6, 0.5, 0.3, -0.4
         expect(merge_one("ties", self.BASE, self.MODELS, **settings), [-0.2, 2.0, 1.6, 0.2])
 
+    @pytest.mark.parametrize("spread", [0.5, 1e-4])  # of the magnitudes; an optimizer's first steps are alike
+    def test_of_a_large_tensor_exactly_the_largest_are_kept(self, spread, merge_one):
+        generator = torch.Generator().manual_seed(5)
+        model = (1 + spread * torch.rand(100_000, generator=generator)) * torch.randn(
+            100_000, generator=generator
+        ).sign()
+        found = merge_one("ties", torch.zeros(100_000), [model], weight=1.0, density=0.3)
+        least = model.double().abs().sort(descending=True).values[30_000 - 1]
+        expect(found, torch.where(model.double().abs() >= least, model.double(), 0.0))
+
     def test_rescale_restores_the_l1_norm(self, merge_one):
         # A keeps 0.7 of 1.0 and grows by 10/7; B keeps 1.1 of 1.3
         settings = {"weight": 1.0, "density": 0.5, "rescale": True}

@@ -8,7 +8,7 @@ import torch
 from evomerge.errors import RecipeError
 from evomerge.methods import _della
 from evomerge.methods._dare import salt
-from evomerge.methods._della import DELLA, DELLA_LINEAR, kept, rank
+from evomerge.methods._della import DELLA, DELLA_LINEAR, kept, rank, steps_of_bytes
 
 CPU = torch.device("cpu")
 ROWS, COLUMNS = 512, 1024
@@ -143,6 +143,19 @@ def test_ranks_that_are_known_give_the_same_bits(name, shape, operands, merge_op
     assert all(told == found for told, found in sizes)
 
 
+@pytest.mark.parametrize("columns", [2, 300, 4096, 65_536, 10**6])
+@pytest.mark.parametrize("epsilon", [0.15, 0.0123456789, 1e-6])
+def test_chances_are_the_same_whether_products_are_rounded_or_not(columns, epsilon):
+    step, width = 2 * epsilon / (columns - 1), -(-(columns - 1).bit_length() // 8)
+    steps = steps_of_bytes(step, width)
+    products = torch.arange(256.0)[:, None] * torch.tensor(steps)
+    assert torch.equal(
+        products.double(), torch.arange(256.0, dtype=torch.float64)[:, None] * torch.tensor(steps).double()
+    )
+    for power in range(width):
+        assert steps[power] + steps[width + power] == pytest.approx(step * 256**power, rel=2.0**-30)
+
+
 def test_a_row_in_many_pieces_is_ranked_once(monkeypatch, thinned):
     calls = []
     monkeypatch.setattr(_della, "rank", lambda *args: calls.append(args) or rank(*args))
@@ -161,7 +174,7 @@ def test_models_and_seeds_have_masks_of_their_own(delta, thinned):
 
 
 @pytest.mark.parametrize("method", [DELLA, DELLA_LINEAR], ids=lambda method: method.name)
-@pytest.mark.parametrize(("density", "epsilon", "bound"), [(0.9, 0.1, 0.1), (0.9, 0.15, 0.1), (0.25, 0.25, 0.25)])
+@pytest.mark.parametrize(("density", "epsilon", "bound"), [(0.9, 0.1, 0.1), (0.85, 0.15, 0.15), (0.9, 0.15, 0.1), (0.25, 0.25, 0.25)])
 def test_chances_outside_zero_to_one_are_refused(method, density, epsilon, bound):
     expected = (
         rf"epsilon too large for the density \(slices\[0\]\): expected density - epsilon and density \+ epsilon in "

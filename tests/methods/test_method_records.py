@@ -67,6 +67,12 @@ def test_density_outside_its_range(value):
         METHODS["ties"].parameter("density", "x").check(value, "x")
 
 
+@pytest.mark.parametrize("value", [3.5e38, -1.5e308, math.nan, -math.inf])
+def test_a_weight_that_float32_does_not_hold(value):
+    with pytest.raises(RecipeError, match=r"weight out of range \(x\): expected a number that float32 holds, found "):
+        METHODS["linear"].parameter("weight", "x").check(value, "x")
+
+
 @pytest.mark.parametrize("value", [0.0, 1e-6, 0.5, 1.0])
 def test_density_within_its_range(value):
     assert METHODS["ties"].parameter("density", "x").check(value, "x") == value
@@ -75,7 +81,7 @@ def test_density_within_its_range(value):
 @pytest.mark.parametrize(
     ("parameter", "words"),
     [
-        (Parameter("a", "float", None, ""), "a number that is finite"),
+        (Parameter("a", "float", None, ""), "a number that float32 holds"),
         (Parameter("a", "int", 0, "", low=0, high=9), "a whole number in [0, 9]"),
         (Parameter("a", "float", 0, "", low=0, high=1, open_low=True), "a number in (0, 1]"),
         (Parameter("a", "bool", False, ""), "true or false"),
