@@ -102,41 +102,43 @@ def count_magnitudes(count: int, values: Values, device: torch.device) -> Magnit
         sorted_ = torch.cat(pieces).cpu() if pieces else torch.empty(0, dtype=torch.int32)
         sorted_.numpy().sort()  # in place, and a tenth of the time of torch's sort
         return Magnitudes(count, sorted_, torch.arange(1, count + 1, dtype=torch.int32), False)
-    rest = _Rest(min(count // _SHARE, _MOST))
+    rest = _Rest(min(count // _SHARE, _MOST), device)
     counts = _table(count, lambda piece: rest.add(_bits(values(piece))) >> _LOWER, 1 << (31 - _LOWER), device)
-    binned = rest.parts is None
-    places, others, of_others = counts.nonzero().squeeze(1), *rest.counted()
-    if len(others):
-        counts -= torch.bincount(others >> _LOWER, of_others, len(counts)).long()
-        places = counts.nonzero().squeeze(1)
+    others, of_others = rest.counted()
+    counts.index_add_(0, others >> _LOWER, -of_others)
+    places = counts.nonzero().squeeze(1)
     bits, order = torch.cat([places.int() << _LOWER, others]).sort()
     upto = torch.cat([counts[places], of_others])[order].cumsum(0)
-    return Magnitudes(count, bits, upto if count >= 1 << 31 else upto.int(), binned)
+    return Magnitudes(count, bits, upto if count >= 1 << 31 else upto.int(), rest.overflowed)
 
 
 class _Rest:
     """Magnitudes that are not the first of their bin, as long as they are few.
 
     Attributes:
-        parts: their bits; None once they have become too many.
+        overflowed: they have become too many, and none is kept.
     """
 
-    def __init__(self, most: int) -> None:
-        self.parts: list[Tensor] | None = []
-        self._left = most
+    def __init__(self, most: int, device: torch.device) -> None:
+        # In one piece: parts of it between temporaries would keep the heap from using the room of these again.
+        self._bits = torch.empty(most, dtype=torch.int32, device=device)
+        self._count = 0
+        self.overflowed = False
 
     def add(self, bits: Tensor) -> Tensor:
         """Collect some of (m,) int32, which come back."""
-        if self.parts is not None:
-            self.parts.append(bits[(bits & _WITHIN) != 0])
-            self._left -= len(self.parts[-1])
-            if self._left < 0:
-                self.parts = None
+        if not self.overflowed:
+            part = bits[(bits & _WITHIN) != 0]
+            end = self._count + len(part)
+            self.overflowed = end > len(self._bits)
+            if not self.overflowed:
+                self._bits[self._count : end] = part
+            self._count = 0 if self.overflowed else end
         return bits
 
     def counted(self) -> tuple[Tensor, Tensor]:
         """(u,) int32 and int64 on the CPU: those that differ, ascending, and how many there are of each."""
-        every = torch.cat(self.parts).cpu() if self.parts else torch.empty(0, dtype=torch.int32)
+        every = self._bits[: self._count].cpu()
         every.numpy().sort()
         found, counts = torch.unique_consecutive(every, return_counts=True)
         return found, counts
