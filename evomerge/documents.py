@@ -11,7 +11,7 @@ def read_documents(text: str, where: str) -> list[Any]:
     """The documents of a YAML text, at least one; empty ones beside others do not count.
 
     Raises:
-        RecipeError: `text` is not YAML, or gives a key twice.
+        RecipeError: `text` is not YAML, gives a key twice, or escapes what is no character.
     """
     try:
         documents = list(yaml.load_all(text, Loader=_Loader))
@@ -30,7 +30,18 @@ def write_document(document: Any) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which refuses a key given twice."""
+    """PyYAML's safe loader, which refuses a key given twice and strings that cannot be written."""
+
+    def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
+        node: yaml.ScalarNode = super().compose_scalar_node(anchor)
+        try:
+            node.value.encode()
+        except UnicodeEncodeError:
+            raise yaml.composer.ComposerError(
+                problem=f"no character, but half of a surrogate pair: {ascii(node.value)[:80]}",
+                problem_mark=node.start_mark,
+            ) from None
+        return node
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node: yaml.MappingNode = super().compose_mapping_node(anchor)

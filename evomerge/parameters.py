@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import (
     AfterValidator,
     Discriminator,
+    Field,
     FiniteFloat,
     PlainValidator,
     StrictStr,
@@ -16,14 +17,14 @@ from pydantic import (
 )
 
 from evomerge.errors import RecipeError
-from evomerge.parts import Part, not_empty, refusal
+from evomerge.parts import Part, not_empty, refusal, shown
 
 Kind: TypeAlias = Literal["float", "int", "bool"]
 
 
 def _scalar(value: Any) -> Any:
     if not isinstance(value, bool | int | float | str) or (isinstance(value, float) and not math.isfinite(value)):
-        raise refusal("not a parameter value", expected="a finite number, a boolean or a word", found=repr(value))
+        raise refusal("not a parameter value", expected="a finite number, a boolean or a word", found=shown(value))
     return value
 
 
@@ -53,10 +54,10 @@ Setting: TypeAlias = Annotated[
 ]
 Parameters: TypeAlias = dict[StrictStr, Setting]
 
-_KINDS: Mapping[Kind, TypeAdapter[Any]] = {
-    "float": TypeAdapter(FiniteFloat),
-    "int": TypeAdapter(int),
-    "bool": TypeAdapter(bool),
+_KINDS: Mapping[Kind, tuple[str, TypeAdapter[Any]]] = {
+    "float": ("a finite number", TypeAdapter(FiniteFloat)),
+    "int": ("a whole number of up to 64 bits", TypeAdapter(Annotated[int, Field(gt=-(1 << 64), lt=1 << 64)])),
+    "bool": ("true or false", TypeAdapter(bool)),
 }
 
 
@@ -64,8 +65,9 @@ def evaluate(setting: Setting, tensor: str, t: float, kind: Kind = "float") -> f
     """The value of a setting for one tensor.
 
     A list of numbers is a gradient: its entries lie at equal distances over the layers, joined by straight lines. A
-    list of booleans steps instead. Of a list of conditions the first whose filter fits decides. A scalar is read as
-    `kind` before it is used, so the string "1e-3" (what YAML 1.1 makes of 1e-3) is a number.
+    list of booleans steps instead; whole numbers have no gradient. Of a list of conditions the first whose filter fits
+    decides. A scalar is read as `kind` before it is used, so the string "1e-3" (what YAML 1.1 makes of 1e-3) is a
+    number.
 
     Args:
         setting: a scalar, a gradient, a condition or a list of conditions.
@@ -77,9 +79,18 @@ def evaluate(setting: Setting, tensor: str, t: float, kind: Kind = "float") -> f
         The value, or None when no filter fits.
 
     Raises:
-        RecipeError: a value that is not of `kind`.
+        RecipeError: a value that is not of `kind`, or a gradient of whole numbers.
     """
     return _value(_rules(setting, kind), tensor, t, kind)
+
+
+def check_kind(setting: Setting, kind: Kind, where: str) -> None:
+    """Check that all values of a setting, which stands at `where` in a recipe, are of a kind.
+
+    Raises:
+        RecipeError: one is not, or it is a gradient of whole numbers.
+    """
+    _rules(setting, kind, where)
 
 
 class Lookup:
@@ -93,17 +104,14 @@ class Lookup:
         *scopes: the `parameters` of a recipe's parts, most specific first: source, slice, module, recipe.
 
     Raises:
-        RecipeError: a value that is not of `kind`.
+        RecipeError: a value that is not of `kind`, or a gradient of whole numbers.
     """
 
     def __init__(self, name: str, kind: Kind, *scopes: Mapping[str, Setting] | None) -> None:
         self._kind = kind
-        try:
-            self._rules = [
-                rule for scope in scopes if scope is not None and name in scope for rule in _rules(scope[name], kind)
-            ]
-        except RecipeError as error:
-            raise RecipeError(error.what, where=name, expected=error.expected, found=error.found) from None
+        self._rules = [
+            rule for scope in scopes if scope is not None and name in scope for rule in _rules(scope[name], kind, name)
+        ]
 
     def value(self, tensor: str, t: float) -> float | int | bool | None:
         """The value for one tensor, None when no scope has one; `tensor` and `t` as in `evaluate`."""
@@ -123,10 +131,10 @@ def conditions(setting: Setting) -> tuple[ConditionalValue, ...]:
 _Rule: TypeAlias = tuple[str | None, tuple[float | int | bool, ...]]
 
 
-def _rules(setting: Setting, kind: Kind) -> list[_Rule]:
+def _rules(setting: Setting, kind: Kind, where: str | None = None) -> list[_Rule]:
     pairs: list[tuple[str | None, Any]] = [(each.filter, each.value) for each in conditions(setting)]
     pairs = pairs or [(None, setting)]
-    return [(None if pattern == "*" else pattern, _read_all(value, kind)) for pattern, value in pairs]
+    return [(None if pattern == "*" else pattern, _read_all(value, kind, where)) for pattern, value in pairs]
 
 
 def _value(rules: list[_Rule], tensor: str, t: float, kind: Kind) -> float | int | bool | None:
@@ -136,15 +144,26 @@ def _value(rules: list[_Rule], tensor: str, t: float, kind: Kind) -> float | int
     return None
 
 
-def _read_all(value: Any, kind: Kind) -> tuple[float | int | bool, ...]:
-    return tuple(_read(entry, kind) for entry in value) if isinstance(value, tuple) else (_read(value, kind),)
+def _read_all(value: Any, kind: Kind, where: str | None) -> tuple[float | int | bool, ...]:
+    if not isinstance(value, tuple):
+        return (_read(value, kind, where),)
+    if kind == "int" and len(value) > 1:
+        raise RecipeError(
+            "gradient of whole numbers",
+            where=where,
+            expected="one whole number",
+            found=shown(list(value)),
+            remedy="give layers numbers of their own by filters",
+        )
+    return tuple(_read(entry, kind, where) for entry in value)
 
 
-def _read(value: Any, kind: Kind) -> float | int | bool:
+def _read(value: Any, kind: Kind, where: str | None) -> float | int | bool:
+    expected, adapter = _KINDS[kind]
     try:
-        number: float | int | bool = _KINDS[kind].validate_python(value)
+        number: float | int | bool = adapter.validate_python(value)
     except ValidationError:
-        raise RecipeError("bad parameter value", expected=kind, found=repr(value)) from None
+        raise RecipeError("bad parameter value", where=where, expected=expected, found=shown(value)) from None
     return number
 
 
@@ -155,4 +174,4 @@ def _interpolate(values: tuple[float | int | bool, ...], t: float, kind: Kind) -
         return values[low]
     fraction = position - low
     high = min(low + 1, len(values) - 1)
-    return _read((1 - fraction) * values[low] + fraction * values[high], kind)
+    return (1 - fraction) * values[low] + fraction * values[high]

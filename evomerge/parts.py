@@ -21,6 +21,14 @@ _TYPES = {
 _MARKS = ("(", "[key]")  # what pydantic adds to a place: tags of unions, and that a key is meant
 
 
+def shown(value: object) -> str:
+    """A value of a document, shortened where it is long."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python writes no number of thousands of digits
+        return "a number of thousands of digits"
+
+
 def refusal(what: str, **facts: object) -> PydanticCustomError:
     """An error for a validator to raise; facts are expected, found and remedy, as in `OneLineError`."""
     return PydanticCustomError("refusal", "{what}", {"what": what, **facts})
@@ -70,4 +78,4 @@ def recipe_error(error: ValidationError, where: str) -> RecipeError:
     if first["type"] == "missing":
         return RecipeError("missing key", where=place)
     expected = _TYPES.get(first["type"], first["msg"].removeprefix("Input should be "))
-    return RecipeError("bad value", where=place, expected=expected, found=reprlib.repr(first["input"]))
+    return RecipeError("bad value", where=place, expected=expected, found=shown(first["input"]))

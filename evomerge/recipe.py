@@ -55,6 +55,7 @@ __all__ = [
 ]
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
+_LARGEST_PADDING = 1 << 20  # rows; no vocabulary is as large
 
 
 def _distinct(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -179,7 +180,7 @@ class TokenizerSpec(Part):
 
     source: TokenizerSource = "union"
     tokens: dict[StrictStr, TokenSpec] | None = None
-    pad_to_multiple_of: Annotated[PositiveInt, Field(strict=True)] | None = None
+    pad_to_multiple_of: Annotated[PositiveInt, Field(strict=True, le=_LARGEST_PADDING)] | None = None
 
 
 def _dtype(value: str) -> str:

@@ -7,7 +7,7 @@ from evomerge.checkpoint.dtypes import dtype_name, dtype_of
 from evomerge.checkpoint.layers import layer_of, rename_layer, stack_of
 from evomerge.checkpoint.shard import TensorHeader
 from evomerge.checkpoint.tokenizer import AddedToken, OutputTokenizer, Vocabulary
-from evomerge.checkpoint.writer import check_output, parse_size, write_checkpoint
+from evomerge.checkpoint.writer import check_output, leftovers, parse_size, write_checkpoint
 
 __all__ = [
     "DEPTH_KEYS",
@@ -21,6 +21,7 @@ __all__ = [
     "dtype_name",
     "dtype_of",
     "layer_of",
+    "leftovers",
     "model_card",
     "open_checkpoint",
     "parse_size",

@@ -1,6 +1,8 @@
 """LoRA adapters of PEFT, merged into the base's tensors as these are read.
 
 W' = W + scaling * B @ A with scaling = alpha / r, or alpha / sqrt(r) for rsLoRA.
+An adapter changes embedding and head each on its own, also where the base ties them, as PEFT does while it trains; the
+model is then no longer tied, unless both end up alike.
 References: Hu et al., LoRA, arXiv 2106.09685, section 4.1; Kalajdzievski, rsLoRA, arXiv 2312.03732.
 """
 
@@ -13,6 +15,7 @@ from typing import Any
 
 import torch
 
+from evomerge.checkpoint.embeddings import HEADS, Embeddings
 from evomerge.checkpoint.folder import locate, read_json
 from evomerge.checkpoint.shard import Shard, TensorHeader
 from evomerge.errors import ModelError
@@ -26,6 +29,7 @@ _UNSUPPORTED = (
     "alora_invocation_tokens",
     "layer_replication",
     "target_parameters",
+    "trainable_token_indices",
     "use_bdlora",
     "use_dora",
     "use_qalora",
@@ -46,10 +50,12 @@ class Adapter:
     Attributes:
         shard: the adapter's own tensors.
         config: its adapter_config.json.
-        headers: the headers of the base's tensors that it changes: float32 where a product is added, else as stored.
+        headers: the headers of the base's tensors that it changes: float32 where a product is added, else as stored;
+            with the head, changed or not, where `unties`.
+        unties: the base ties its head to its embedding, and the adapter does not change them alike.
     """
 
-    def __init__(self, folder: Path, base: Mapping[str, TensorHeader]) -> None:
+    def __init__(self, folder: Path, base: Mapping[str, TensorHeader], embeddings: Embeddings | None) -> None:
         self.config = read_json(folder / CONFIG_FILE)
         self._folder = folder
         self._check_config()
@@ -57,7 +63,10 @@ class Adapter:
         self.headers: dict[str, TensorHeader] = {}
         self._replacements: dict[str, str] = {}
         self._deltas: dict[str, _Delta] = {}
-        self._pair(base)
+        if embeddings is not None and embeddings.tied and embeddings.head is not None:
+            base = {**base, embeddings.head: replace(base[embeddings.tokens], name=embeddings.head)}
+        self._pair(base, embeddings)
+        self.unties = embeddings is not None and self._check_embeddings(base, embeddings)
 
     def apply(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         """The base's tensor `name` with the adapter on it, in the dtype of its header; `tensor` stays as it is."""
@@ -83,11 +92,13 @@ class Adapter:
                 "unsupported adapter", where=self._folder, found=f"init_lora_weights {init}", remedy=remedy
             )
 
-    def _pair(self, base: Mapping[str, TensorHeader]) -> None:
+    def _pair(self, base: Mapping[str, TensorHeader], embeddings: Embeddings | None) -> None:
         factors: dict[str, dict[str, str]] = {}
-        embeddings = set()
+        by_token = set()
         for stored in self.shard.headers:
             match = _FACTOR.fullmatch(stored)
+            if ".original_module." in stored:  # beside the trained one, which replaces it
+                continue
             if match is None:
                 name = stored.removeprefix("base_model.model.")
                 name = re.sub(r"\.(modules_to_save|base_layer)(?=\.)", "", name)
@@ -96,9 +107,11 @@ class Adapter:
                 name = match["module"].removeprefix("base_model.model.").removesuffix(".base_layer") + ".weight"
                 factors.setdefault(name, {})[match["factor"]] = stored
                 if match["embedding"]:
-                    embeddings.add(name)
+                    by_token.add(name)
         for name in (*self._replacements, *factors):
             if name not in base:
+                if embeddings is not None and embeddings.tied and name.endswith(HEADS):
+                    raise self._tied(embeddings, name)
                 raise ModelError(
                     "adapter does not fit its base",
                     where=self._folder,
@@ -109,8 +122,62 @@ class Adapter:
             self.headers[name] = replace(self.shard.headers[stored], name=name)
         for name, pair in factors.items():
             header = self.headers.get(name, base[name])
-            self._deltas[name] = self._delta(header, pair, name in embeddings)
+            self._deltas[name] = self._delta(header, pair, name in by_token)
             self.headers[name] = replace(header, dtype=torch.float32, widened_from=header.stored)
+
+    def _check_embeddings(self, base: Mapping[str, TensorHeader], embeddings: Embeddings) -> bool:
+        """Whether token embedding and head are tied no longer; a tied head that is as the embedding is dropped."""
+        tokens, head = embeddings.tokens, embeddings.head
+        if not {tokens, head} & self.headers.keys():
+            return False
+        if head is None:
+            if embeddings.tied:
+                raise self._tied(embeddings, tokens)
+            return False
+        if embeddings.tied and self._alike(tokens, head):
+            for known in (self.headers, self._replacements, self._deltas):
+                known.pop(head, None)
+            return False
+        shapes = [self.headers.get(name, base[name]).shape for name in (tokens, head)]
+        if base[tokens].shape == base[head].shape and shapes[0] != shapes[1]:
+            raise ModelError(
+                "adapter does not fit its base",
+                where=self._folder,
+                expected=f"{tokens} and {head} of one shape" + (", as the base ties them" if embeddings.tied else ""),
+                found=shapes,
+                remedy="save it with the embedding layers",
+            )
+        if embeddings.tied:
+            self.headers.setdefault(head, base[head])
+        return embeddings.tied
+
+    def _alike(self, one: str, other: str) -> bool:
+        """Whether two tensors that are one in the base are alike with the adapter."""
+        parts = [(self._replacements.get(name), self._deltas.get(name)) for name in (one, other)]
+        (first, delta), (second, twin) = parts
+        if (first is None, delta is None) != (second is None, twin is None):
+            return False
+        pairs = [] if first is None or second is None else [(self.shard.read(first), self.shard.read(second))]
+        if delta is not None and twin is not None:
+            if delta.scaling != twin.scaling:
+                return False
+            pairs += zip(self._factors(delta), self._factors(twin), strict=True)
+        alike = all(left.dtype == right.dtype and torch.equal(left, right) for left, right in pairs)
+        self.shard.release()
+        return alike
+
+    def _factors(self, delta: _Delta) -> tuple[torch.Tensor, torch.Tensor]:
+        """The two matrices whose product is added to a tensor."""
+        b, a = self.shard.read(delta.b), self.shard.read(delta.a)
+        return (a.T, b.T) if delta.transposed else (b, a)
+
+    def _tied(self, embeddings: Embeddings, name: str) -> ModelError:
+        return ModelError(
+            "unsupported adapter",
+            where=self._folder,
+            found=f"a change of {name}, where the base ties its head to {embeddings.tokens}",
+            remedy="merge it into its base with PEFT first",
+        )
 
     def _delta(self, base: TensorHeader, pair: Mapping[str, str], embedding: bool) -> _Delta:
         shapes = {factor: self.shard.headers[stored].shape for factor, stored in pair.items()}
@@ -153,8 +220,10 @@ class Adapter:
         return number
 
 
-def open_adapter(path: str, revision: str | None, base: Mapping[str, TensorHeader]) -> Adapter:
-    """Open a PEFT LoRA adapter over the tensors of `base`.
+def open_adapter(
+    path: str, revision: str | None, base: Mapping[str, TensorHeader], embeddings: Embeddings | None
+) -> Adapter:
+    """Open a PEFT LoRA adapter over the tensors of `base`, of which some are its embeddings.
 
     Raises:
         ModelError: it is missing or damaged, of an unsupported kind, or its factors do not fit the base.
@@ -162,4 +231,4 @@ def open_adapter(path: str, revision: str | None, base: Mapping[str, TensorHeade
     folder = locate(path, revision, lambda _: [WEIGHTS_FILE])
     if not (folder / WEIGHTS_FILE).exists() and (folder / "adapter_model.bin").exists():
         raise ModelError("not safetensors", where=folder, found="adapter_model.bin", remedy="save it as safetensors")
-    return Adapter(folder, base)
+    return Adapter(folder, base, embeddings)

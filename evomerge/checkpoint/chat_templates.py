@@ -113,6 +113,8 @@ def _compile(template: str) -> None:
         raise RecipeError(
             "chat template is not valid Jinja", where=f"chat_template: line {error.lineno}", found=error.message
         ) from None
+    except (RecursionError, SyntaxError, ValueError) as error:  # nested too deep for Python; a number too long for it
+        raise RecipeError("chat template cannot be compiled", where="chat_template", found=error) from None
 
 
 def template_of(folder: Path) -> str | None:

@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from evomerge.checkpoint.adapter import open_adapter
+from evomerge.checkpoint.embeddings import TEXT_KEYS, Embeddings, embeddings_of
 from evomerge.checkpoint.folder import locate, read_json
 from evomerge.checkpoint.layers import layer_of
 from evomerge.checkpoint.shard import Shard, TensorHeader
@@ -90,8 +91,14 @@ class StoredCheckpoint:
         self._shards = _open_shards(folder)
         headers = {name: header for shard in self._shards.values() for name, header in shard.headers.items()}
         self._stored = headers
-        self._adapter = open_adapter(ref.adapter, ref.adapter_revision, headers) if ref.adapter else None
-        self.headers: Mapping[str, TensorHeader] = headers | (self._adapter.headers if self._adapter else {})
+        self._adapter = None
+        self.headers: Mapping[str, TensorHeader] = headers
+        if ref.adapter:
+            embeddings = embeddings_of(headers, self.config)
+            self._adapter = open_adapter(ref.adapter, ref.adapter_revision, headers, embeddings)
+            self.headers = headers | self._adapter.headers
+            if embeddings is not None:
+                self._fit(embeddings, unties=self._adapter.unties)
 
     def read(self, name: str) -> torch.Tensor:
         """The tensor, with the dtype and shape of its header, on the CPU.
@@ -103,12 +110,14 @@ class StoredCheckpoint:
         """
         if name not in self.headers:
             raise ModelError("tensor missing", where=self.ref, expected=name)
-        tensor = self._shards[self._stored[name].shard].read(name)
+        stored = self._stored[name]
+        tensor = self._shards[stored.shard].read(stored.name)
         return tensor if self._adapter is None else self._adapter.apply(name, tensor)
 
     def prefetch(self, name: str) -> None:
         """Have the system read a tensor's bytes in the background."""
-        self._shards[self._stored[name].shard].prefetch(name)
+        stored = self._stored[name]
+        self._shards[stored.shard].prefetch(stored.name)
 
     def release(self) -> None:
         """Give the memory that reads have filled back to the system; tensors that were read stay valid."""
@@ -163,9 +172,31 @@ class StoredCheckpoint:
         """What its user should know."""
         trained_on = self._adapter.config.get("base_model_name_or_path") if self._adapter else None
         names = (self.ref.path, self.config.get("_name_or_path"))
-        if not isinstance(trained_on, str) or any(_last(trained_on) == _last(str(name)) for name in names):
-            return ()
-        return (f"adapter {self.ref.adapter} was trained on {trained_on}, and is applied to {self.ref.path}",)
+        warnings = []
+        if isinstance(trained_on, str) and not any(_last(trained_on) == _last(str(name)) for name in names):
+            warnings.append(
+                f"adapter {self.ref.adapter} was trained on {trained_on}, and is applied to {self.ref.path}"
+            )
+        if self._adapter is not None and self._adapter.unties:
+            warnings.append(
+                f"{self.ref.path} ties its head to its embedding, which adapter {self.ref.adapter} changes apart: "
+                "the model has a head of its own"
+            )
+        return tuple(warnings)
+
+    def _fit(self, embeddings: Embeddings, *, unties: bool) -> None:
+        """Let config and head follow what an adapter has made of the embeddings."""
+        config = dict(self.config)
+        sections = [key for key, value in config.items() if key.startswith(TEXT_KEYS) and isinstance(value, dict)]
+        rows = self.headers[embeddings.tokens].shape[0]
+        if rows != self._stored[embeddings.tokens].shape[0]:
+            size = {"vocab_size": rows}
+            config |= {key: config[key] | size for key in sections if "vocab_size" in config[key]} or size
+        if unties and embeddings.head is not None:
+            untied = {"tie_word_embeddings": False}
+            config |= {key: config[key] | untied for key in sections if "tie_word_embeddings" in config[key]} | untied
+            self._stored = self._stored | {embeddings.head: self._stored[embeddings.tokens]}
+        self.config = config
 
     @property
     def _all_shards(self) -> list[Shard]:

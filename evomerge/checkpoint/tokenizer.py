@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -93,8 +93,7 @@ class OutputTokenizer:
 
         A tokenizer.json says all of the tokens, so that other files do not count beside it.
         """
-        patterns = (*_TOKEN_FILES, "tokenizer_config.json")
-        files = [file for pattern in patterns for file in sorted(self.folder.glob(pattern))]
+        files = list(self._files(*_TOKEN_FILES, "tokenizer_config.json"))
         if not files:
             return None
         digest = hashlib.sha256(repr((self.limit, self.added)).encode())
@@ -110,6 +109,11 @@ class OutputTokenizer:
         """
         return _vocabulary(self._rebuilt() if self._changed else _read(self.folder))
 
+    @property
+    def nbytes(self) -> int:
+        """How many bytes `save` writes: of a changed tokenizer about as many as it was read from."""
+        return sum(file.stat().st_size for file in self._files(*_SETTING_FILES, *_TOKEN_FILES, *_TEMPLATE_FILES))
+
     def save(self, target: Path) -> None:
         """Write tokenizer, chat template and generation config into a folder.
 
@@ -117,16 +121,17 @@ class OutputTokenizer:
 
         Raises:
             ModelError: the folder's tokenizer is missing, damaged, or cannot be changed.
+            OSError: a file cannot be written.
         """
         patterns = _SETTING_FILES if self._changed else (*_SETTING_FILES, *_TOKEN_FILES)
-        for pattern in (*patterns, *(_TEMPLATE_FILES if self.template is None else ())):
-            for file in sorted(self.folder.glob(pattern)):
-                copy = target / file.relative_to(self.folder)
-                copy.parent.mkdir(exist_ok=True)
-                shutil.copyfile(file, copy)
+        for file in self._files(*patterns, *(_TEMPLATE_FILES if self.template is None else ())):
+            copy = target / file.relative_to(self.folder)
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, copy)
         if self._changed:
             tokenizer = self._rebuilt()
-            tokenizer.save(str(target / "tokenizer.json"))
+            # its own `save` tells a full disk by a bare Exception
+            (target / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
             self._settle(target, _vocabulary(tokenizer))
         if self.template is not None:
             (target / "chat_template.jinja").write_text(self.template, encoding="utf-8")
@@ -146,6 +151,10 @@ class OutputTokenizer:
         with tempfile.TemporaryDirectory() as folder:
             self.save(Path(folder))
             return _load(Path(folder))
+
+    def _files(self, *patterns: str) -> Iterator[Path]:
+        for pattern in patterns:
+            yield from sorted(self.folder.glob(pattern))
 
     @property
     def _changed(self) -> bool:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -43,14 +44,33 @@ def check_output(out: Path) -> Path:
     """The resolved path of a folder that is to be made.
 
     Raises:
-        UsageError: it exists and is not empty, or it is a mount point.
+        UsageError: it exists and is not empty, it is a mount point, or it cannot be looked at.
     """
-    out = out.expanduser().resolve()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    try:
+        out = out.expanduser().resolve()
+        taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    except (OSError, RuntimeError) as error:  # no permission, a name too long; no such home, a loop of links
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError("cannot look at the output", where=out, found=reason, remedy="choose another folder") from None
+    if taken:
         raise UsageError("output exists", where=out, remedy="choose another folder, or remove this one")
     if os.path.ismount(out):  # what is made beside it could not be renamed to it
         raise UsageError("output is a mount point", where=out, remedy="name a folder inside it")
     return out
+
+
+def leftovers(out: Path) -> str | None:
+    """How to remove the hidden folders that killed merges into `out`, a resolved path, have left; None without any.
+
+    They are only named: a process, on whatever machine, may still be writing there.
+    """
+    pattern = re.compile(re.escape(f".{out.name}.") + r"[0-9a-f]{8}\.partial")
+    try:
+        found = sorted(str(path) for path in out.parent.iterdir() if pattern.fullmatch(path.name))
+    except OSError:  # the parent is yet to be made, or may be written and not listed
+        return None
+    remove = shlex.join(["rm", "-r", *found])
+    return f"left by a merge that was killed, unless one is running there: {remove}" if found else None
 
 
 def write_checkpoint(
@@ -66,7 +86,8 @@ def write_checkpoint(
     """Write a Hugging Face checkpoint.
 
     All goes into a hidden folder beside `out`, is flushed to the disk, and is renamed at the end; a failure removes
-    it. A process that is killed leaves the hidden folder `.<name>.<random>.partial`, and never a part of `out`.
+    it. A process that is killed leaves the hidden folder `.<name>.<random>.partial`, and never a part of `out`; see
+    `leftovers`.
 
     Args:
         out: the folder to make; it may exist if it is empty.
@@ -85,12 +106,13 @@ def write_checkpoint(
     """
     out = check_output(out)
     partial = out.parent / f".{out.name}.{secrets.token_hex(4)}.partial"
-    with _writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _check_space(out.parent, sum(header.nbytes for header in headers))
-        partial.mkdir()
     try:
         with _writing(out):
+            needed = sum(header.nbytes for header in headers) + (0 if tokenizer is None else tokenizer.nbytes)
+            out.parent.mkdir(parents=True, exist_ok=True)
+            left = leftovers(out)
+            partial.mkdir()
+            _check_space(out.parent, needed, left)
             places = _lay_out(partial, headers, max_shard_size)
         _write_pieces(partial, out, places, pieces)
         with _writing(out):
@@ -108,11 +130,12 @@ def write_checkpoint(
         raise
 
 
-def _check_space(folder: Path, needed: int) -> None:
+def _check_space(folder: Path, needed: int, left: str | None) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
+        remedy = "make room" + (f"; {left}" if left else "")
         raise UsageError(
-            "disk full", where=folder, expected=f"{needed:,} bytes", found=f"{free:,} bytes free", remedy="make room"
+            "disk full", where=folder, expected=f"{needed:,} bytes", found=f"{free:,} bytes free", remedy=remedy
         )
 
 

@@ -1,12 +1,13 @@
 """Merge into a checkpoint on disk."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from evomerge.checkpoint import TensorHeader, model_card, parse_size, write_checkpoint
+from evomerge.checkpoint import TensorHeader, check_output, leftovers, model_card, parse_size, write_checkpoint
 from evomerge.merge.kernels import Kernels, Mode
 from evomerge.merge.plan import MergePlan, make_plan
 from evomerge.merge.prefetch import Prefetch
@@ -56,6 +57,8 @@ def merge_to_disk(
     where = resolve_device(device)
     checkpoints = open_sources(recipe)
     plan = make_plan(recipe, checkpoints)
+    if left := leftovers(check_output(Path(out))):
+        plan = replace(plan, warnings=(*plan.warnings, left))
     sources = Sources(checkpoints, where, keep=False)
     headers = [TensorHeader(tensor.name, tensor.dtype, tensor.shape) for tensor in plan.tensors]
     total = sum(header.nbytes for header in headers)

@@ -7,6 +7,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from evomerge.checkpoint import Checkpoint, TensorHeader, dtype_name, layer_of, rename_layer, stack_of
+from evomerge.checkpoint.embeddings import HEADS, TOKEN_EMBEDDINGS
 from evomerge.errors import ModelError
 from evomerge.merge.depth import counted_layers
 from evomerge.merge.networks import TEXT, claims, counted_as, networks_of
@@ -14,26 +15,6 @@ from evomerge.merge.networks import TEXT, claims, counted_as, networks_of
 Layer = Mapping[str, str]  # the name a tensor has in layer 0 -> its name in this layer
 
 _EMBEDDING_WORDS = ("embed", "wte", "wpe")
-TOKEN_EMBEDDINGS = (
-    "embed_tokens.weight",
-    "wte.weight",
-    "embed_in.weight",
-    "word_embeddings.weight",
-    "tok_embeddings.weight",
-    "token_embedding.weight",
-    ".embeddings.weight",
-    "shared.weight",
-)
-_HEADS = (
-    "lm_head.weight",
-    "lm_head.decoder.weight",
-    "lm_head.linear.weight",
-    "embed_out.weight",
-    "output.weight",
-    "output_layer.weight",
-    "predictions.decoder.weight",
-    "vocab_projector.weight",
-)
 HEAD_BIASES = (  # which a checkpoint has even if its head is tied
     "lm_head.bias",
     "lm_head.decoder.bias",
@@ -148,7 +129,7 @@ def _layout(checkpoint: Checkpoint, names: Iterable[str]) -> Layout:
             )
         for layer in range(depth, max(layers) + 1):
             past += layers.pop(layer).values()
-    head = next((name for name in outside if name.endswith(_HEADS)), None)
+    head = next((name for name in outside if name.endswith(HEADS)), None)
     return Layout(
         before=tuple(name for name in outside if name != head and _is_embedding(name)),
         stacks={stack: tuple(layers[index] for index in range(len(layers))) for stack, layers in found.items()},

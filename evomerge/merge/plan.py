@@ -143,7 +143,7 @@ def make_plan(recipe: Recipe, checkpoints: Mapping[ModelRef, Checkpoint]) -> Mer
         vocabulary=vocabulary,
         tokenizer=replace(vocabulary.tokenizer, template=_chat_template(recipe, models, vocabulary.tokenizer)),
         tied=tied,
-        warnings=tuple(warnings),
+        warnings=tuple(dict.fromkeys(warnings)),  # several stages may pass on those of one
     )
 
 

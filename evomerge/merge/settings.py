@@ -6,23 +6,26 @@ from functools import lru_cache
 from evomerge.checkpoint import layer_of
 from evomerge.errors import RecipeError, nearest
 from evomerge.methods import Method
-from evomerge.parameters import ConditionalValue, Parameters, conditions
+from evomerge.parameters import ConditionalValue, Parameters, check_kind, conditions
 from evomerge.recipe import ModelRef, Module, Recipe
 
 
 def check_parameter_names(recipe: Recipe, method: Method) -> list[str]:
-    """Check that the method has every parameter that is set, and that it is set where it counts.
+    """Check that the method has every parameter that is set, with values of its kind, and that it counts there.
 
     Returns:
         Warnings about parameters without effect.
 
     Raises:
-        RecipeError: an unknown parameter, or one of the whole tensor among those of a model.
+        RecipeError: an unknown parameter, a value that is not of its kind, or a parameter of the whole tensor among
+            those of a model.
     """
     warnings = []
     for where, settings, model, base in _settings(recipe):
         for name in settings:
             parameter = method.parameter(name, where)
+            if not parameter.inert:
+                check_kind(settings[name], parameter.kind, f"{where}.{name}")
             if model is not None and not parameter.per_model:
                 raise RecipeError(
                     f"{name} is not a parameter of a single model",

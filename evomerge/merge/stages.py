@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 
@@ -17,10 +18,14 @@ from evomerge.merge.stream import stream
 from evomerge.recipe import ModelRef, Recipe
 
 _CPU = torch.device("cpu")
+_DEEPEST = 64  # stages that read one another; a few calls of Python's for each
 
 
 class Stage:
     """The result of a recipe, as a checkpoint: a tensor is merged when it is read, and nothing is written.
+
+    The tensor that was merged last is kept until `release`, so that several later stages that read it, as each is made
+    tensor by tensor in about the same order, have it merged once.
 
     Args:
         recipe: with a name, by which later stages read it.
@@ -39,6 +44,15 @@ class Stage:
         self.ref = ModelRef(str(recipe.name))
         self._recipe = recipe
         self._checkpoints = {ref: checkpoints[ref] for ref in recipe.inputs}
+        self._stages = [each for each in self._checkpoints.values() if isinstance(each, Stage)]
+        self._depth: int = 1 + max((stage._depth for stage in self._stages), default=0)
+        if self._depth > _DEEPEST:
+            raise RecipeError(
+                "stages too deep",
+                where=self.ref,
+                expected=f"at most {_DEEPEST} that read one another",
+                remedy="merge the first of them by a recipe of their own",
+            )
         self._sources = Sources(self._checkpoints, _CPU, keep=False)
         self._plan = make_plan(recipe, self._checkpoints)
         self._tensors = {tensor.name: tensor for tensor in self._plan.tensors}
@@ -47,17 +61,20 @@ class Stage:
         self.headers: Mapping[str, TensorHeader] = {
             name: TensorHeader(name, tensor.dtype, tensor.shape) for name, tensor in self._tensors.items()
         }
+        self._kept: dict[str, torch.Tensor] = {}  # of one tensor at most
+        self._prefetched = ""
 
-    @property
+    @cached_property
     def licence(self) -> str | None:
         """The licence that all of its models state."""
         licences = {each.licence for each in self._checkpoints.values()}
         return licences.pop() if len(licences) == 1 else None
 
-    @property
+    @cached_property
     def warnings(self) -> tuple[str, ...]:
-        """Of its recipe and its models."""
-        return tuple(f"stage {self.ref}: {warning}" for warning in self._plan.warnings)
+        """Of its recipe, its models and the stages that it reads."""
+        theirs = {warning for stage in self._stages for warning in stage.warnings}
+        return tuple(each if each in theirs else f"stage {self.ref}: {each}" for each in self._plan.warnings)
 
     def read(self, name: str) -> torch.Tensor:
         """The merged tensor, with the dtype and shape of its header, on the CPU.
@@ -67,21 +84,30 @@ class Stage:
         """
         if name not in self._tensors:
             raise ModelError("tensor missing", where=self.ref, expected=name)
-        plan = replace(self._plan, tensors=(self._tensors[name],))
-        (merge,) = stream(plan, self._sources, device=_CPU, statistics=StatisticsCache(keep=False))
-        return merge.whole()
+        if name not in self._kept:
+            self._kept.clear()
+            plan = replace(self._plan, tensors=(self._tensors[name],))
+            (merge,) = stream(plan, self._sources, device=_CPU, statistics=StatisticsCache(keep=False))
+            self._kept[name] = merge.whole()
+        return self._kept[name]
 
     def prefetch(self, name: str) -> None:
         """Have the system read what the tensor is merged from."""
-        for source in self._tensors[name].sources:
-            self._checkpoints[source.ref].prefetch(source.name)
+        if name != self._prefetched:
+            self._prefetched = name
+            for source in self._tensors[name].sources:
+                self._checkpoints[source.ref].prefetch(source.name)
 
     def release(self) -> None:
-        """Give the memory that reads have filled back to the system."""
-        self._sources.release()
+        """Give the memory of the tensor that is kept back to the system; its models are released on their own."""
+        self._kept.clear()
 
     def digest(self) -> str:
         """SHA-256, in hex, of its recipe and of its models' digests."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         digests = (self._recipe.digest, *(each.digest() for each in self._checkpoints.values()))
         return hashlib.sha256(" ".join(digests).encode()).hexdigest()
 

@@ -9,7 +9,7 @@ from evomerge.checkpoint import AddedToken, Checkpoint, OutputTokenizer, Vocabul
 from evomerge.checkpoint.folder import locate, read_json
 from evomerge.errors import ModelError, RecipeError
 from evomerge.merge.layout import layout_of
-from evomerge.merge.vocabulary import OutputVocabulary, few, is_vocabulary_tensor
+from evomerge.merge.vocabulary import OutputVocabulary, few, is_vocabulary_tensor, source_model
 from evomerge.recipe import ModelRef, Recipe, TokenSpec
 
 _KEPT = 8  # vocabularies of the latest recipes and models; the candidates of a search share one
@@ -90,6 +90,11 @@ def _align(
     for token, _ in settings:
         if token not in tokens:
             raise RecipeError("token cannot be added", where="tokenizer.tokens", found=repr(token))
+    idle = _check_sources(settings, {each.ref: found for each, found in usable.items()})
+    if idle:
+        warnings.append(
+            f"token sources without effect, as all models have the token: {few(len(idle), idle)}; set force"
+        )
     given = {token for token, spec in settings if spec.source is not None}
     somewhere = set().union(given, *(each.ids for each in usable.values()))
     unknown = [token for token in tokens if token not in somewhere]
@@ -107,6 +112,27 @@ def _align(
         special_ids=stated if theirs.ids != usable[base].ids else None,
         warnings=warnings,
     )
+
+
+def _check_sources(
+    settings: tuple[tuple[str, TokenSpec], ...], vocabularies: Mapping[ModelRef, Vocabulary]
+) -> list[str]:
+    """Refuse a source that is no model of the recipe; gives the tokens whose source no model needs."""
+    idle = []
+    for token, spec in settings:
+        if spec.source is None:
+            continue
+        ref = source_model(spec.source)
+        if ref is not None and ref not in vocabularies:
+            raise RecipeError(
+                "token source is not merged",
+                where=f"tokenizer.tokens.{token}",
+                expected=f"one of {', '.join(map(str, vocabularies))}",
+                found=ref,
+            )
+        if not spec.force and all(token in each.ids for each in vocabularies.values()):
+            idle.append(token)
+    return idle
 
 
 @dataclass(frozen=True)

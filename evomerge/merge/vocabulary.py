@@ -25,13 +25,13 @@ import torch
 from torch import Tensor
 
 from evomerge.checkpoint import OutputTokenizer
+from evomerge.checkpoint.embeddings import TEXT_KEYS, TOKEN_EMBEDDINGS
 from evomerge.errors import RecipeError, nearest
-from evomerge.merge.layout import HEAD_BIASES, TOKEN_EMBEDDINGS, Layout
+from evomerge.merge.layout import HEAD_BIASES, Layout
 from evomerge.merge.rows import MEAN, PADDING, ZERO, Rows
 from evomerge.recipe import ModelRef, ModelToken, TokenSpec, ZeroToken
 
 _NAMED_TOKENS = 3
-_TEXT = ("text", "llm", "language")  # how the keys of configs within a config begin that are of the language model
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class OutputVocabulary:
         settled = self._with_special_ids(config, self._special_ids)
         nested = [key for key, value in settled.items() if isinstance(value, dict) and "vocab_size" in value]
         for key in nested:
-            if key.startswith(_TEXT):
+            if key.startswith(TEXT_KEYS):
                 settled[key] = {**settled[key], "vocab_size": self.size}
         if "vocab_size" in settled or not nested:
             settled["vocab_size"] = self.size
@@ -142,7 +142,7 @@ class OutputVocabulary:
         for key, value in config.items():
             if key.endswith(("_token_id", "_token_index")):
                 settled[key] = self._usable(value if theirs is None else theirs.get(key))
-            elif key.startswith(_TEXT) and isinstance(value, dict):
+            elif key.startswith(TEXT_KEYS) and isinstance(value, dict):
                 settled[key] = self._with_special_ids(value, None if theirs is None else theirs.get(key) or {})
         return settled
 
@@ -176,8 +176,13 @@ class OutputVocabulary:
         for token, spec in self._settings.items():
             index = self._tokens[token]
             forced[index] = spec.force
-            if spec.source is not None and (spec.force or not has[:, index].all()):
-                place[index], row[index] = self._chosen(token, spec.source, sources)
+            if spec.source is None:
+                continue
+            needed = spec.force or not has[:, index].all()
+            if needed or source_model(spec.source) in refs:
+                chosen = self._chosen(token, spec.source, sources)
+                if needed:
+                    place[index], row[index] = chosen
         unused = torch.ones_like(single)
         unused[self._places] = False
         place[unused] = PADDING
@@ -192,10 +197,10 @@ class OutputVocabulary:
         self, token: str, source: ModelToken | ZeroToken | ModelRef, sources: Sequence[tuple[ModelRef, str, int]]
     ) -> tuple[int, int]:
         """Place and row of what a recipe names as the source of a token."""
-        if isinstance(source, ZeroToken):
+        ref = source_model(source)
+        if ref is None:
             return ZERO, 0
         where = f"tokenizer.tokens.{token}"
-        ref = source.model if isinstance(source, ModelToken) else source
         refs = [each for each, _, _ in sources]
         if ref not in refs:
             raise RecipeError(
@@ -222,6 +227,13 @@ class OutputVocabulary:
                 "no embedding of this id", where=where, expected=f"an id from 0 to {count - 1} of {ref}", found=index
             )
         return refs.index(ref), index
+
+
+def source_model(source: ModelToken | ZeroToken | ModelRef) -> ModelRef | None:
+    """The model that a row comes from; None for a row of zeros."""
+    if isinstance(source, ZeroToken):
+        return None
+    return source.model if isinstance(source, ModelToken) else source
 
 
 def is_vocabulary_tensor(layout: Layout, name: str) -> bool:

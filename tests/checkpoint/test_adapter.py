@@ -131,6 +131,11 @@ def test_digest_sees_the_adapter(model, adapter) -> None:
         ({KEY + "lora_magnitude_vector": A}, {}, "expected a tensor .*lora_magnitude_vector"),
         ({KEY + "lora_A.weight": A}, {"peft_type": "IA3"}, "expected peft_type LORA, found 'IA3'"),
         ({KEY + "lora_A.weight": A}, {"use_dora": True}, "unsupported adapter .*found use_dora"),
+        (
+            {KEY + "lora_A.weight": A},
+            {"trainable_token_indices": [1]},
+            "unsupported adapter .*found trainable_token_ind",
+        ),
         ({KEY + "lora_A.weight": A}, {"target_parameters": ["experts.up"]}, "unsupported adapter .*found target_param"),
         ({KEY + "lora_A.weight": A}, {"init_lora_weights": "pissa"}, "found init_lora_weights pissa"),
     ],
@@ -180,3 +185,102 @@ def test_an_adapter_on_one_of_several_networks(tmp_path) -> None:
     checkpoint = opened(folder, adapter)
     assert torch.equal(checkpoint.read(names[1]), torch.ones(2, 3) + 3 * PRODUCT)
     assert torch.equal(checkpoint.read(names[0]), torch.ones(2, 3))
+
+
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+BASE = torch.arange(12.0).reshape(4, 3)  # of the model's embedding
+ROWS = BASE / 8
+L, R = torch.tensor([[1.0], [0.0], [2.0], [-1.0]]), torch.tensor([[1.0, 0.0, -2.0]])
+ON_HEAD = {"lm_head.lora_A.weight": R, "lm_head.lora_B.weight": L}
+ON_EMBEDDING = {
+    "model.embed_tokens.lora_embedding_A": L.T.contiguous(),
+    "model.embed_tokens.lora_embedding_B": R.T.contiguous(),
+}
+
+
+def over_tied(model: Path, folder: Path, tensors: dict[str, torch.Tensor], **config: object):
+    """`model`, whose head is its embedding, with an adapter."""
+    named = {f"base_model.model.{name}": tensor.clone() for name, tensor in tensors.items()}
+    return opened(model, save_adapter(folder, named, **config))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "embedding", "head"),
+    [
+        ({HEAD: ROWS}, None, ROWS),
+        ({EMBEDDING: ROWS}, ROWS, None),
+        ({EMBEDDING: ROWS, HEAD: ROWS + 1}, ROWS, ROWS + 1),
+        ({"lm_head.modules_to_save.weight": ROWS, "lm_head.original_module.weight": ROWS + 1}, None, ROWS),
+        (ON_HEAD, None, BASE + 3 * L @ R),
+        (ON_EMBEDDING, BASE + 3 * L @ R, None),
+        (ON_EMBEDDING | ON_HEAD | {"lm_head.lora_A.weight": 2 * R}, BASE + 3 * L @ R, BASE + 6 * L @ R),
+        (ON_EMBEDDING | {EMBEDDING: ROWS}, ROWS + 3 * L @ R, None),
+    ],
+)
+def test_embedding_and_head_that_are_changed_apart_are_tied_no_longer(
+    model, tmp_path, tensors, embedding, head
+) -> None:
+    checkpoint = over_tied(model, tmp_path / "a", tensors)
+    for name, expected in ((EMBEDDING, embedding), (HEAD, head)):
+        checkpoint.prefetch(name)
+        found = checkpoint.read(name)
+        assert found.dtype == checkpoint.headers[name].dtype
+        assert torch.equal(found.float(), BASE if expected is None else expected)
+    assert checkpoint.config["tie_word_embeddings"] is False
+    assert "tie_word_embeddings" not in open_checkpoint(ModelRef(str(model))).config
+    assert checkpoint.warnings == (
+        f"{model} ties its head to its embedding, which adapter {tmp_path / 'a'} changes apart: "
+        "the model has a head of its own",
+    )
+
+
+@pytest.mark.parametrize(
+    ("tensors", "rows"),
+    [
+        ({EMBEDDING: ROWS, HEAD: ROWS}, 4),
+        ({EMBEDDING: torch.ones(6, 3), HEAD: torch.ones(6, 3)}, 6),
+        (ON_EMBEDDING | ON_HEAD, 4),
+        (ON_EMBEDDING | ON_HEAD | {"model.embed_tokens.base_layer.weight": ROWS, "lm_head.base_layer.weight": ROWS}, 4),
+    ],
+)
+def test_a_head_that_is_as_the_embedding_stays_tied(model, tmp_path, tensors, rows: int) -> None:
+    (model / "config.json").write_text('{"architectures": ["LlamaForCausalLM"], "vocab_size": 4}')
+    checkpoint = over_tied(model, tmp_path / "a", tensors)
+    assert HEAD not in checkpoint.headers
+    assert checkpoint.read(EMBEDDING).shape == (rows, 3)
+    assert checkpoint.config == {"architectures": ["LlamaForCausalLM"], "vocab_size": rows}
+    assert checkpoint.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("tensors", "config", "message"),
+    [
+        (
+            {HEAD: torch.ones(5, 3)},
+            {},
+            "expected model.embed_tokens.weight and lm_head.weight of one shape, as the base",
+        ),
+        ({"head.weight": ROWS}, {}, "expected a tensor 'head.weight' in the base"),
+        (
+            {HEAD: ROWS},
+            {"is_encoder_decoder": True},
+            "a change of lm_head.weight, where the base ties its head to model",
+        ),
+        ({EMBEDDING: ROWS}, {"is_encoder_decoder": True}, "a change of model.embed_tokens.weight, where the base ties"),
+    ],
+)
+def test_ties_that_cannot_be_undone(model, tmp_path, tensors, config, message: str) -> None:
+    (model / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]} | config))
+    with pytest.raises(ModelError, match=message) as caught:
+        over_tied(model, tmp_path / "a", tensors)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_head_that_is_stored_and_tied_all_the_same(model, tmp_path, weights) -> None:
+    save_file({**weights, HEAD: torch.zeros(4, 3)}, model / "model.safetensors")
+    config = {"architectures": ["LlamaForCausalLM"], "tie_word_embeddings": True}
+    (model / "config.json").write_text(json.dumps(config | {"text_config": {"tie_word_embeddings": True}}))
+    checkpoint = over_tied(model, tmp_path / "a", ON_HEAD)
+    assert torch.equal(checkpoint.read(HEAD), weights[EMBEDDING].float() + 3 * L @ R)
+    assert checkpoint.config["tie_word_embeddings"] is checkpoint.config["text_config"]["tie_word_embeddings"] is False
+    assert torch.equal(open_checkpoint(ModelRef(str(model))).read(HEAD), torch.zeros(4, 3))

@@ -126,3 +126,16 @@ def test_a_template_that_cannot_be_compiled(text: str, found: str) -> None:
     with pytest.raises(RecipeError, match=message) as caught:
         chat_template(text, [])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        ("{{ " + "(" * 3000 + " }}", "maximum recursion depth"),
+        ("{% for a in b %}" * 25 + "{% endfor %}" * 25, "too many statically nested blocks"),
+        ("{{ " + "9" * 5000 + " }}", "Exceeds the limit"),
+    ],
+)
+def test_a_template_that_is_too_much_for_python(text: str, found: str) -> None:
+    with pytest.raises(RecipeError, match=rf"chat template cannot be compiled \(chat_template\): found {found}"):
+        chat_template(text, [])

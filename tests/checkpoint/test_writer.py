@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import resource
 import shutil
 import tempfile
@@ -14,8 +15,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
+from tokenizers import Tokenizer, models
 
-from evomerge.checkpoint import TensorHeader, open_checkpoint, parse_size, write_checkpoint
+from evomerge.checkpoint import AddedToken, OutputTokenizer, TensorHeader, open_checkpoint, parse_size, write_checkpoint
 from evomerge.errors import UsageError, exit_code
 from evomerge.recipe import ModelRef
 
@@ -181,6 +183,37 @@ def test_a_full_disk_is_seen_before_the_merge(tmp_path, weights, monkeypatch) ->
     assert os.listdir(tmp_path) == []
 
 
+def test_the_tokenizer_needs_room_too(tmp_path, weights, monkeypatch) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "tokenizer.json").write_text("x" * 1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(5000, 4000, 1000))
+    message = "disk full .*expected 1,095 bytes, found 1,000 bytes free"
+    assert_refused(message, tmp_path / "out", weights, tokenizer=OutputTokenizer(source))
+
+
+def test_a_full_disk_names_what_a_killed_merge_has_left(tmp_path, weights, monkeypatch) -> None:
+    left = tmp_path / ".my [out].0123abcd.partial"
+    left.mkdir()
+    (tmp_path / ".other.0123abcd.partial").mkdir()
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 90, 10))
+    message = re.escape(f"make room; left by a merge that was killed, unless one is running there: rm -r '{left}'")
+    assert_refused(f"{message}$", tmp_path / "my [out]", weights)
+    assert left.exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no file system here that has no room at all")
+def test_a_folder_that_cannot_be_made_is_no_full_disk(weights) -> None:
+    assert_refused("cannot write the checkpoint .*/proc/out", Path("/proc/out"), weights)
+
+
+def test_a_folder_that_cannot_be_looked_at(tmp_path, weights) -> None:
+    assert_refused("cannot look at the output .*found File name too long", tmp_path / ("x" * 300), weights)
+    assert_refused("cannot look at the output .*found Could not determine home", Path("~nobody-here/out"), weights)
+    assert_refused("cannot write the checkpoint .*found File name too long", tmp_path / ("x" * 250), weights)
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_file_too_large_leaves_nothing(tmp_path, weights) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200, before[1]))
@@ -189,6 +222,22 @@ def test_a_file_too_large_leaves_nothing(tmp_path, weights) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_changed_tokenizer_that_is_too_large_leaves_nothing(tmp_path, weights) -> None:
+    vocabulary = {f"word{index}": index for index in range(1000)}
+    source = tmp_path / "source"
+    source.mkdir()
+    Tokenizer(models.WordLevel(vocabulary, unk_token="word0")).save(str(source / "tokenizer.json"))
+    tokenizer = OutputTokenizer(source, added=(AddedToken("<new>"),))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))
+    try:
+        message = "cannot write the checkpoint .*found File too large; nothing was left behind"
+        assert_refused(message, tmp_path / "out", weights, tokenizer=tokenizer)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert os.listdir(tmp_path) == ["source"]
 
 
 def test_a_disk_that_fills_up_leaves_nothing(tmp_path, weights, monkeypatch) -> None:

@@ -101,6 +101,34 @@ def test_a_token_that_its_source_does_not_have(refused, linear, family, source, 
     refused(2, told, linear | {"tokenizer": {"source": "union", "tokens": {"<new>": {"source": source}}}})
 
 
+@pytest.mark.parametrize("source", ["base", "nowhere", "first"])
+def test_a_token_that_all_models_have_is_no_excuse_for_a_bad_source(refused, linear, family, source):
+    told, source = "token source is not merged (tokenizer.tokens.<s>)", str(family / source)
+    if source == str(family / "first"):
+        told, source = "token source does not have the token", {"kind": "model_token", "model": source, "token": "<no>"}
+    refused(2, told, linear | {"tokenizer": {"source": "union", "tokens": {"<s>": {"source": source}}}})
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("sum", "bad parameter value (models[1].parameters.weight): expected a finite number, found 'sum'"),
+        ([0, 10**400], "bad parameter value (models[1].parameters.weight): expected a finite number, found 1000"),
+    ],
+)
+def test_a_value_that_is_no_number_is_told_with_its_place(refused, linear, family, setting, told):
+    model = {"model": str(family / "base"), "parameters": {"weight": setting}}
+    refused(2, told, linear | {"models": [*linear["models"], model]})
+
+
+def test_a_gradient_of_seeds(refused, linear, family):
+    told = "gradient of whole numbers (parameters.random_seed): expected one whole number, found [1, 8]"
+    settings = {"weight": 1.0, "density": 0.5, "random_seed": [1, 8]}
+    refused(
+        2, told, linear | {"merge_method": "dare_linear", "base_model": str(family / "base"), "parameters": settings}
+    )
+
+
 @pytest.mark.parametrize("how", ["config", "tensor"])
 def test_a_quantized_model(refused, linear, family, tmp_path, how):
     import shutil

@@ -1,12 +1,14 @@
 """Stages: later documents read the results of earlier ones as if these had been merged to disk first."""
 
 import json
+from collections import Counter
 
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from evomerge.checkpoint.checkpoint import StoredCheckpoint
 from evomerge.errors import ModelError, NonFiniteError, RecipeError, UsageError
 from evomerge.merge import (
     LiveModel,
@@ -195,3 +197,51 @@ def test_a_stage_with_a_vocabulary_of_its_own(make_llama, tmp_path):
     found, expected = (load_file(tmp_path / name / "model.safetensors") for name in ("at_once", "in_turn"))
     assert found["lm_head.weight"].shape == (26, 16)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def zigzag(untied, count, **changes):
+    """Stages of which each reads the two before it; changes are of the first."""
+    documents = []
+    for index in range(count):
+        read = [f"s{index - 1}" if index else untied["base"], f"s{index - 2}" if index > 1 else untied["one"]]
+        document = {"merge_method": "linear", "parameters": {"weight": 0.5}, "models": models(*read)}
+        documents.append(document if index == count - 1 else {"name": f"s{index}"} | document)
+    return chain(documents[0] | changes, *documents[1:])
+
+
+def test_a_tensor_is_merged_once_for_all_stages_that_read_it(untied, tmp_path, monkeypatch):
+    read, count = StoredCheckpoint.read, Counter()
+
+    def counted(self, name):
+        count[self.ref.path, name] += 1
+        return read(self, name)
+
+    monkeypatch.setattr(StoredCheckpoint, "read", counted)
+    merge_to_disk(zigzag(untied, 12), tmp_path / "out", device="cpu")
+    assert len(count) == 2 * (3 * 9 + 3)
+    # two stages read the model `one`
+    assert all(times == 1 + (path == str(untied["one"])) for (path, _), times in count.items())
+
+
+def test_the_tensor_that_a_stage_keeps_is_let_go(recipe):
+    stage = open_sources(recipe)[ModelRef("mean")]
+    first, second = stage.read("model.norm.weight"), stage.read("lm_head.weight")
+    assert stage.read("lm_head.weight") is second
+    assert stage.read("model.norm.weight") is not first
+    stage.release()
+    assert stage.read("model.norm.weight") is not first
+
+
+def test_a_warning_that_reaches_a_recipe_by_many_ways_is_told_once(untied):
+    settings = {"weight": 0.5, "density": 0.5}
+    recipe = zigzag(untied, 9, merge_method="task_arithmetic", base_model=str(untied["base"]), parameters=settings)
+    warnings = make_plan(recipe, open_sources(recipe)).warnings
+    assert [each for each in warnings if "density" in each] == [
+        "stage s0: parameters: density has no effect on task_arithmetic"
+    ]
+
+
+def test_more_stages_than_python_can_call(untied):
+    assert len(open_sources(zigzag(untied, 65))) == 66
+    with pytest.raises(RecipeError, match=r"stages too deep \(s64\): expected at most 64 that read one another"):
+        open_sources(zigzag(untied, 66))

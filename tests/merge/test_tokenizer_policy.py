@@ -13,7 +13,16 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 
 from evomerge.checkpoint import OutputTokenizer
 from evomerge.errors import ModelError, RecipeError
-from evomerge.merge import LiveModel, Sources, StatisticsCache, merge_to_disk, preflight, stream
+from evomerge.merge import (
+    LiveModel,
+    Sources,
+    StatisticsCache,
+    make_plan,
+    merge_to_disk,
+    open_sources,
+    preflight,
+    stream,
+)
 from evomerge.recipe import Recipe
 
 CPU = torch.device("cpu")
@@ -204,3 +213,15 @@ def test_preflight_tells_it_of_models_that_give_only_later_layers_and_the_head(d
     assert [each.model for each in found] == [str(dialects["one"]), str(dialects["two"])]
     zeros = {(filling.count, filling.such_as) for filling in found[1].filled}
     assert zeros == {(1, ("<end>",))}
+
+
+def test_a_token_source_without_effect_is_a_warning(dialects, recipe_of):
+    def warnings(**tokens):
+        recipe = recipe_of(*dialects.values(), tokenizer={"source": "union", "tokens": tokens})
+        return [each for each in make_plan(recipe, open_sources(recipe)).warnings if "without effect" in each]
+
+    zero, one = {"kind": "zero"}, str(dialects["one"])
+    assert warnings(red={"source": zero}, blue={"source": one}, fish={"source": zero}) == [
+        "token sources without effect, as all models have the token: 2, such as 'red', 'blue'; set force"
+    ]
+    assert warnings(red={"source": zero, "force": True}, green={}, blue={"force": True}) == []

@@ -3,6 +3,7 @@
 import pytest
 
 from evomerge.errors import RecipeError
+from evomerge.parameters import check_kind
 from evomerge.recipe import ConditionalValue, Lookup, Recipe, evaluate
 
 NAME = "model.layers.3.mlp.up_proj.weight"
@@ -38,15 +39,31 @@ def test_booleans_step_instead_of_being_joined() -> None:
 
 def test_integers() -> None:
     assert evaluate(7, NAME, 0.0, "int") == 7
-    assert evaluate((0, 10), NAME, 0.5, "int") == 5
-    with pytest.raises(RecipeError, match=r"expected int, found 2\.5"):
-        evaluate((0, 10), NAME, 0.25, "int")
+    assert evaluate((7,), NAME, 0.5, "int") == 7
 
 
-@pytest.mark.parametrize(("setting", "kind"), [("sum", "float"), ((0.5, "sum"), "float"), (2, "bool"), (0.5, "int")])
-def test_a_value_of_another_kind_is_refused(setting, kind) -> None:
-    with pytest.raises(RecipeError, match=f"bad parameter value .weight.: expected {kind}"):
-        Lookup("weight", kind, {"weight": setting})
+@pytest.mark.parametrize(
+    ("setting", "kind", "message"),
+    [
+        ("sum", "float", "bad parameter value (weight): expected a finite number, found 'sum'"),
+        ((0.5, "sum"), "float", "bad parameter value (weight): expected a finite number, found 'sum'"),
+        (2, "bool", "bad parameter value (weight): expected true or false, found 2"),
+        (0.5, "int", "bad parameter value (weight): expected a whole number of up to 64 bits, found 0.5"),
+        ((0, 10), "int", "gradient of whole numbers (weight): expected one whole number, found [0, 10]; give layers"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused(setting, kind, message: str) -> None:
+    for read in (lambda: Lookup("weight", kind, {"weight": setting}), lambda: check_kind(setting, kind, "weight")):
+        with pytest.raises(RecipeError) as caught:
+            read()
+        assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(("exponent", "kind"), [(400, "float"), (400, "int"), (5000, "float")])
+def test_a_number_of_many_digits_is_not_written_out(exponent: int, kind) -> None:
+    with pytest.raises(RecipeError, match=r"bad parameter value \(weight\): expected a .* found") as caught:
+        check_kind(16**exponent, kind, "weight")
+    assert len(str(caught.value)) < 150
 
 
 def test_the_first_scope_with_a_value_wins() -> None:

@@ -299,3 +299,18 @@ def test_dtypes_are_those_of_torch() -> None:
 def test_import_stays_light() -> None:
     code = "import sys, evomerge.recipe; print([m for m in ('torch', 'numpy', 'transformers') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("escape", ["\\ud800", "x\\uDFFFy"])
+def test_half_a_character_is_refused_where_it_stands(escape: str) -> None:
+    text = f'merge_method: linear\nmodels: [{{model: a}}]\ntokenizer: {{tokens: {{"{escape}": {{}}}}}}'
+    with pytest.raises(RecipeError, match=r"not valid YAML: .*half of a surrogate pair: .* \(recipe:3:22\)"):
+        Recipe.from_yaml(text)
+
+
+def test_padding_is_bounded() -> None:
+    text = "merge_method: linear\nmodels: [{model: a}]\ntokenizer: {pad_to_multiple_of: %d}"
+    assert Recipe.from_yaml(text % (1 << 20)).tokenizer.pad_to_multiple_of == 1 << 20
+    message = r"tokenizer\.pad_to_multiple_of\): expected less than or equal to 1048576, found 1048577"
+    with pytest.raises(RecipeError, match=message):
+        Recipe.from_yaml(text % ((1 << 20) + 1))
