@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from jinja2.meta import find_undeclared_variables
+from lm_eval import utils as lm_eval_utils
 from lm_eval.api.utils import ends_with_whitespace
 
 from fitness.requests import LanguageModel, Request, read
@@ -101,7 +103,17 @@ def gold_answer(task: Any, document: Any) -> str:
     answer = _first(task.doc_to_target(document))
     if isinstance(answer, int) and task.config.doc_to_choice is not None:
         answer = task.doc_to_choice(document)[answer]
-    return "" if answer is None else str(answer)
+    if answer is None or (str(answer) == "None" and _renders_null(task.config.doc_to_target, document)):
+        return ""
+    return str(answer)
+
+
+def _renders_null(template: Any, document: Any) -> bool:
+    """Whether a template names a field that is null, which lm-eval renders as "None"."""
+    if not isinstance(template, str):
+        return False
+    fields = find_undeclared_variables(lm_eval_utils.env.parse(template))
+    return any(document.get(field, "") is None for field in fields)
 
 
 def _delimiter(task: Any, chat: bool) -> str:

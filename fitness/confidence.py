@@ -90,22 +90,24 @@ def interval(values: Values, confidence: float = CONFIDENCE, within: Range | Non
     recommended by Brown, Cai and DasGupta, "Interval estimation for a binomial proportion" (2001). Others with a known
     range have Student's interval with one more observation at either end of it, which is the adjustment of Agresti and
     Coull (1998) for what is not binary: without it a few equal values would claim to be certain. Both keep their level
-    on average, not for every distribution; stopping rules use `certain_to_miss`. Without a range it is Student's alone.
+    on average, not for every distribution; stopping rules use `certain_to_miss`. Without a range it is Student's alone,
+    which says nothing of equal values.
 
     Args:
         values: (n,), n >= 1.
         confidence: in [0.5, 1).
-        within: (low, high) that all values, seen or not, lie in; None if not known. Zeros and ones alone need none.
+        within: (low, high) that all values, seen or not, lie in; None if not known. Zeros and ones are taken for a
+            proportion without it as long as both occur.
 
     Returns:
-        (low, high) with the mean between them; infinite for a single value without a range.
+        (low, high) with the mean between them; infinite for a single value, or equal ones, without a range.
 
     Raises:
         ValueError: no values, or a confidence outside of [0.5, 1).
     """
     x = _checked(values, confidence)
     ends = within or (0.0, 1.0)
-    if np.isin(x, ends).all():
+    if np.isin(x, ends).all() and (within is not None or not alike(x)):
         low, high = ends
         bottom, top = _wilson(float((x == high).mean()), len(x), confidence)
         return low + bottom * (high - low), low + top * (high - low)
@@ -132,6 +134,9 @@ def paired(
         confidence: in [0.5, 1).
         within: (low, high) that all values lie in; None if not known.
         factor: >= 0.
+
+    Returns:
+        The limits are infinite for a single difference, or equal ones, without a range.
 
     Raises:
         ValueError: no values, not as many in b as in a, or a confidence outside of [0.5, 1).
@@ -160,6 +165,12 @@ def combine(parts: Iterable[tuple[float, Estimate]]) -> Estimate:
     return Estimate(value, value - down, value + up)
 
 
+def alike(values: Values) -> bool:
+    """Whether values are equal but for rounding, so that their spread tells nothing of others; so is a single one."""
+    x = np.asarray(values, dtype=np.float64)
+    return bool(np.ptp(x) <= _TOLERANCE * np.abs(x).max())
+
+
 def _checked(values: Values, confidence: float) -> NDArray[np.float64]:
     x = np.asarray(values, dtype=np.float64)
     if not len(x) or not 0.5 <= confidence < 1:
@@ -179,7 +190,7 @@ def _student(x: NDArray[np.float64], confidence: float, within: Range | None) ->
     mean = float(x.mean())
     if within is not None:
         x = np.append(x, within)
-    if len(x) < 2:
+    elif alike(x):
         return Estimate(mean, -math.inf, math.inf)
     reach = float(stdtrit(len(x) - 1, (1 + confidence) / 2) * x.std(ddof=1)) / math.sqrt(len(x))
     low, high = float(x.mean()) - reach, float(x.mean()) + reach

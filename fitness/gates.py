@@ -1,11 +1,12 @@
 """Gates: which tasks meet their bound, and by how much the others miss."""
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from fitness.confidence import CONFIDENCE, Estimate
+from fitness.confidence import CONFIDENCE, Estimate, Range
 from fitness.errors import ScoringError, SuiteError
-from fitness.estimates import score_difference, score_interval
+from fitness.estimates import score_difference, score_interval, wants_range
 from fitness.items import TaskScores, summary
 from fitness.suite import BASE, BEST_PARENT, Gate, SuiteConfig
 
@@ -54,7 +55,7 @@ def judge(
         references: model -> task -> its scores, for the base (under `base`) and each parent (under its name), no
             others.
         partial: the tasks of which more documents are to follow: their gates are only missed by as much as the whole
-            interval misses them, where there is one. A few documents miss many a gate by chance.
+            interval misses them, and without one not at all. A few documents miss many a gate by chance.
 
     Returns:
         One result per gate, in the suite's order; empty when the suite has none.
@@ -72,10 +73,11 @@ def judge(
         bound, model = resolved[task.name]
         own = scores[task.name]
         reference = None if model is None else references[model][task.name]
-        limit = _limit(task.gate, own, bound, reference, task.name in partial)
+        limit = _limit(task.gate, own, bound, reference, task.range, partial=task.name in partial)
         if limit is None:
             others = [each[task.name] for each in references.values() if task.name in each]
-            raise _no_interval(task.gate, own, any(score_interval(other) is not None for other in others))
+            have = any(score_interval(other, stated=task.range) is not None for other in others)
+            raise _no_interval(task.gate, own, have)
         miss = (bound - limit if task.gate.at_least is not None else limit - bound) / (abs(bound) or 1.0)
         violation = 0.0 if abs(miss) < _TOLERANCE else miss
         results.append(GateResult(task.name, bound, own.score, limit, violation, violation <= 0))
@@ -118,34 +120,44 @@ def _bound(task: str, gate: Gate, references: Mapping[str, Mapping[str, float]])
     return gate.factor * known[model], model
 
 
-def _limit(gate: Gate, task: TaskScores, bound: float, reference: TaskScores | None, partial: bool) -> float | None:
+def _limit(
+    gate: Gate, task: TaskScores, bound: float, reference: TaskScores | None, stated: Range | None, *, partial: bool
+) -> float | None:
     if gate.confidence is None and not partial:
         return task.score
-    found = _estimate(gate, task, bound, reference)
-    if found is None:
-        return task.score if gate.confidence is None else None
+    found = _estimate(gate, task, bound, reference, stated)
     if not partial:
-        return found.low if gate.at_least is not None else found.high
-    if gate.at_least is not None:
-        return max(found.value, min(bound, found.high))
-    return min(found.value, max(bound, found.low))
+        return found and (found.low if gate.at_least is not None else found.high)
+    value, low, high = found or (task.score, -math.inf, math.inf)
+    return max(value, min(bound, high)) if gate.at_least is not None else min(value, max(bound, low))
 
 
-def _estimate(gate: Gate, task: TaskScores, bound: float, reference: TaskScores | None) -> Estimate | None:
-    confidence = gate.confidence or CONFIDENCE
-    difference = None if reference is None else score_difference(task, reference, confidence, gate.factor)
+def _estimate(
+    gate: Gate, task: TaskScores, bound: float, reference: TaskScores | None, stated: Range | None
+) -> Estimate | None:
+    confidence, difference = gate.confidence or CONFIDENCE, None
+    if reference is not None:
+        difference = score_difference(task, reference, confidence, gate.factor, stated=stated)
     if difference is not None:
         return Estimate(bound + difference.value, bound + difference.low, bound + difference.high)
-    ends = score_interval(task, confidence)
+    ends = score_interval(task, confidence, stated=stated)
     return None if ends is None else Estimate(task.score, *ends)
 
 
 def _no_interval(gate: Gate, task: TaskScores, others_have: bool) -> SuiteError | ScoringError:
     what, where = "gate asks for confidence in a score that has no interval", f"task {task.name}: {gate}"
+    kind = ScoringError if others_have else SuiteError
+    if wants_range(task):
+        return kind(
+            what,
+            where=where,
+            expected="documents that differ, or a metric whose range is known",
+            found=f"{task.metric} that none of {len(task.doc_ids)} documents changes",
+            remedy="state the metric's `range` in the suite",
+        )
     if others_have:
-        found = f"{task.metric} that is not defined without some of the documents"
-        return ScoringError(what, where=where, found=found)
-    return SuiteError(
+        return kind(what, where=where, found=f"{task.metric} that is not defined without some of the documents")
+    return kind(
         what,
         where=where,
         expected="two documents or more, and a metric that is defined without some of them",

@@ -21,6 +21,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from numbers import Real
 from typing import Any, TypeVar
 
 import torch
@@ -29,8 +30,9 @@ from lm_eval.api.registry import get_aggregation
 from fitness.aggregation import Aggregation
 from fitness.answers import given_answer, references
 from fitness.batches import batch_size
+from fitness.confidence import Range
 from fitness.errors import ScoringError, SuiteError
-from fitness.estimates import score_interval
+from fitness.estimates import score_interval, wants_range
 from fitness.generation import Endings
 from fitness.items import Scores, Split, TaskScores
 from fitness.jackknife import left_out
@@ -49,8 +51,9 @@ LIKELIHOOD = "log-likelihood per token"
 
 _PLANS = 16  # item sets whose batches are kept: a race uses a few per split
 _DRAWN_ROWS = 16  # rows per batch where lm-eval draws and the suite leaves the size to us
-# aggregations of values that each document has for itself
-_BY_ITEM = ("mean", "nanmean", "median", "perplexity", "weighted_perplexity", "bits_per_byte", "brier_score")
+# aggregations of values that each document has for itself; with nanmean any may turn out to have none
+_BY_ITEM = ("mean", "median", "perplexity", "weighted_perplexity", "bits_per_byte", "brier_score")
+_MEANS = ("mean", "nanmean")
 
 AnyPlan = TypeVar("AnyPlan", Plan, Likelihoods)
 Result = TypeVar("Result")
@@ -66,12 +69,14 @@ class Harness:
         directions: task -> whether a higher score is better.
         documents: task -> split -> document ids, ascending.
         orders: task -> dev document ids, in the order in which candidates race over them.
-        digests: task -> sha256 of all that its scores depend on but the model: documents, few-shot examples, task file,
-            metric and filter. The code of a task's own functions is no part of it.
+        digests: task -> sha256 of all that its scores depend on but the model and the task's code: documents, few-shot
+            examples, task file, metric and filter.
+        code: task -> the code of its own functions and the files that they may read; only tasks with such functions.
         benchmarks: the public benchmarks that the suite is scored on, each as "task: data set (split)"; empty unless
             the suite allows them. Reports must name them.
         raceable: task -> whether each document has a value of its own, so that some documents tell of the others; not
-            so for metrics such as corpus BLEU or F1, nor for a task file's own aggregation, of which nothing is known.
+            so for metrics such as corpus BLEU or F1, nor for means that leave documents out, nor for a task file's own
+            aggregation, of which nothing is known.
         additive: task -> whether its score is the mean of these values.
 
     Raises:
@@ -88,6 +93,7 @@ class Harness:
         self.documents = {task.spec.name: task.documents for task in self._tasks}
         self.orders = {task.spec.name: task.order for task in self._tasks}
         self.digests = {task.spec.name: task.digest for task in self._tasks}
+        self.code = {task.spec.name: task.code for task in self._tasks if task.code is not None}
         self.raceable = {task.spec.name: task.aggregate in by_item for task in self._tasks}
         self.additive = {task.spec.name: task.aggregate is get_aggregation("mean") for task in self._tasks}
         self.benchmarks = tuple(f"{task.spec.name}: {task.benchmark}" for task in self._tasks if task.benchmark)
@@ -157,7 +163,7 @@ class Harness:
 
         Raises:
             RuntimeError: no model is bound.
-            ScoringError: the logits or a score are not finite.
+            ScoringError: the logits or a score are not finite, or a score is out of the range that the suite states.
             SuiteError: a task's prompts cannot be built, or it has no documents in this split.
             ValueError: an item is no document of the split.
         """
@@ -234,9 +240,9 @@ class Harness:
             As `score`.
         """
         self._bound()
-        self._network.seconds = 0.0
-        self.score(split)
-        return self._network.seconds
+        with self._network.timed() as seconds:
+            self.score(split)
+        return math.fsum(seconds)
 
     def _bound(self) -> LanguageModel:
         if self._lm is None:
@@ -309,11 +315,12 @@ def _score(task: LoadedTask, split: Split, requests: Sequence[Request]) -> TaskS
         by_document.setdefault(request.instance.doc_id, []).append(request)
     raw: dict[int, Any] = {}
     answers: list[str | None] = []
+    leaves_out = task.aggregate is get_aggregation("nanmean")
     for position, asked in by_document.items():
         asked.sort(key=lambda request: request.instance.idx)
         results = [request.instance.filtered_resps[task.filter.name] for request in asked]
         metrics = task.task.process_results(asked[0].instance.doc, results)
-        if metric in metrics:
+        if metric in metrics and not (leaves_out and _is_nan(metrics[metric])):
             raw[task.documents[split][position]] = metrics[metric]
             answers.append(given_answer(task, asked))
     try:
@@ -330,11 +337,28 @@ def _score(task: LoadedTask, split: Split, requests: Sequence[Request]) -> TaskS
         weights=whole.weights,
         answers=tuple(answers) if any(answer is not None for answer in answers) else None,
     )
-    return _with_jackknife(_checked(scores), task, whole)
+    _check_range(_checked(scores), task)
+    scores = _with_jackknife(scores, task, whole)
+    if len(by_document) == len(task.documents[split]) and wants_range(scores) and _interval(scores, task) is None:
+        what = f"task {name}: {metric}"
+        log.warning("%s has no confidence interval, as no document changes it: state its `range` in the suite", what)
+    return scores
+
+
+def _is_mean(task: LoadedTask) -> bool:
+    return any(task.aggregate is get_aggregation(name) for name in _MEANS)
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, Real) and math.isnan(value)
+
+
+def _interval(scores: TaskScores, task: LoadedTask) -> Range | None:
+    return score_interval(scores, stated=task.spec.range)
 
 
 def _with_jackknife(scores: TaskScores, task: LoadedTask, whole: Aggregation) -> TaskScores:
-    if task.aggregate is get_aggregation("mean"):  # its items tell all
+    if _is_mean(task):  # its items tell all
         return scores
     try:
         with warnings.catch_warnings():
@@ -343,13 +367,32 @@ def _with_jackknife(scores: TaskScores, task: LoadedTask, whole: Aggregation) ->
             warnings.simplefilter("error", RuntimeWarning)
             return replace(scores, jackknife=left_out(scores.doc_ids, whole.over))
     except Exception as error:  # a task's own code may raise anything, and the score itself is known
-        if score_interval(scores) is None:
+        if _interval(scores, task) is None:
             what = f"task {scores.name}: {scores.metric}"
             log.warning("%s has no confidence interval, as it needs all documents: %s", what, error)
         return scores
 
 
 def _checked(scores: TaskScores) -> TaskScores:
-    if not (math.isfinite(scores.score) and all(map(math.isfinite, scores.values))):
-        raise ScoringError("score is not finite", where=f"task {scores.name}: {scores.metric}", found=scores.score)
+    _check_each(scores, scores.values, math.isfinite, "score is not finite", "a finite number")
     return scores
+
+
+def _check_range(scores: TaskScores, task: LoadedTask) -> None:
+    if task.spec.range is not None:
+        low, high = task.spec.range
+        values = scores.values if _is_mean(task) else ()  # others are no values of the metric
+        expected = f"{low:g} to {high:g}, the range that the suite states"
+        _check_each(scores, values, lambda value: low <= value <= high, "score is out of range", expected)
+
+
+def _check_each(
+    scores: TaskScores, values: Sequence[float], right: Callable[[float], bool], what: str, expected: str
+) -> None:
+    """Raise ScoringError for the first document whose value is not right, or else for the score."""
+    where = f"task {scores.name}: {scores.metric}"
+    for document, value in zip(scores.doc_ids, values, strict=False):
+        if not right(value):
+            raise ScoringError(what, where=f"{where} of document {document}", expected=expected, found=value)
+    if not right(scores.score):
+        raise ScoringError(what, where=where, expected=expected, found=scores.score)

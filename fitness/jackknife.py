@@ -12,7 +12,7 @@ from hashlib import sha256
 import numpy as np
 from scipy.special import stdtrit
 
-from fitness.confidence import CONFIDENCE, Estimate, Values
+from fitness.confidence import CONFIDENCE, Estimate, Values, alike
 
 GROUPS = 20
 
@@ -53,7 +53,12 @@ def estimate(value: float, without: Values, confidence: float = CONFIDENCE) -> E
         value: over all documents.
         without: (G,), the same without each group in turn, G >= 2.
         confidence: in [0.5, 1).
+
+    Returns:
+        The limits are infinite where the G are equal: that no group matters is no proof that no document does.
     """
+    if alike(without):
+        return Estimate(value, -math.inf, math.inf)
     x = np.asarray(without, dtype=np.float64)
     error = math.sqrt((len(x) - 1) * x.var())
     reach = float(stdtrit(len(x) - 1, (1 + confidence) / 2)) * error

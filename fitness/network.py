@@ -27,14 +27,12 @@ class Network:
     Attributes:
         span: the longest sequence, in tokens, that the model attends to in full and that may be computed in parts, with
             a key/value cache or with a mask of its own; 0 where its architecture allows neither.
-        seconds: time spent inside the model since it was last set to 0.
     """
 
     def __init__(self, model: Any) -> None:
         self.model = model
         self.device: torch.device = model.device
         self.span = _full_attention(model)
-        self.seconds = 0.0
         self._blocked = torch.finfo(model.dtype).min
 
     def logits(
@@ -71,9 +69,7 @@ class Network:
         if cache is not None:
             options["past_key_values"] = cache
         with torch.no_grad(), _reading(self.model, rows, columns) as reading:
-            started = self._now()
             logits: torch.Tensor = self.model(ids, **options).logits
-            self.seconds += self._now() - started
         logits = logits[0] if reading else logits[rows, columns]
         # an all-NaN model would else score like a guess
         if not torch.stack(torch.aminmax(logits)).isfinite().all():
@@ -96,6 +92,26 @@ class Network:
             layer.keys, layer.values = keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1)
             cache.layers.append(layer)
         return cache
+
+    @contextlib.contextmanager
+    def timed(self) -> Iterator[list[float]]:
+        """Seconds of each forward pass of the model meanwhile, also of those that lm-eval makes when it generates."""
+        seconds: list[float] = []
+        started = 0.0
+
+        def begin(*_: Any) -> None:
+            nonlocal started
+            started = self._now()
+
+        handles = [
+            self.model.register_forward_pre_hook(begin),
+            self.model.register_forward_hook(lambda *_: seconds.append(self._now() - started)),
+        ]
+        try:
+            yield seconds
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def _now(self) -> float:
         if self.device.type != "cpu":

@@ -71,7 +71,7 @@ class Race:
     Args:
         suite: with `racing`, and the gates.
         course: the documents.
-        full: the scores of a model on all documents, which tell the range of each metric.
+        full: the scores of a model on all documents, which tell the range of each metric that the suite does not state.
 
     Attributes:
         rungs: from the first to the one with all documents.
@@ -84,13 +84,16 @@ class Race:
         assert suite.racing is not None
         self._racing, self._course = suite.racing, course
         self._ranges = {
-            task.name: item_range(full[task.name]) for task in suite.tasks if task.gate and course.raceable[task.name]
+            task.name: item_range(full[task.name], task.range)
+            for task in suite.tasks
+            # a bound on the mean counts all documents; a task's own code may have no value for some
+            if task.gate and course.additive[task.name] and len(full[task.name].values) == len(course.orders[task.name])
         }
         self.rungs = tuple(self._climb())
         share = _ANSWERED * self._racing.rungs[0]
         self.answered = {task: tuple(sorted(_first(share, order))) for task, order in course.orders.items()}
         self.notes = [
-            f"task {task}: {full[task].metric} has no value per document, so it is scored in full and never raced"
+            f"task {task}: {full[task].metric} has no value for each document, so it is scored in full and never raced"
             for task in course.orders
             if not course.raceable[task]
         ]

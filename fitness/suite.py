@@ -62,6 +62,9 @@ class TaskSpec(_Section):
         num_fewshot: examples before each document, >= 0; None takes what the task says.
         weight: share in the objective, > 0.
         gate: the bound that the score must meet, if any.
+        range: (low, high) that the metric cannot leave, neither for a document where the score is a mean over them nor
+            for all; None where that is not known, or the metric is one that evomerge knows (acc and its kin,
+            exact_match).
     """
 
     name: str
@@ -70,6 +73,18 @@ class TaskSpec(_Section):
     num_fewshot: int | None = Field(default=None, ge=0)
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     gate: Gate | None = None
+    range: tuple[Finite, Finite] | None = None
+
+    @model_validator(mode="after")
+    def _some_room(self) -> Self:
+        if self.range is not None and self.range[0] >= self.range[1]:
+            raise SuiteError(
+                "range is empty",
+                where=f"task {self.name}: range",
+                expected="two numbers, the lower one first",
+                found=list(self.range),
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_bound(self) -> Self:
@@ -143,7 +158,7 @@ class SuiteConfig(_Section):
         allow_benchmarks: permit the test splits of public benchmarks to steer the search.
 
     Raises:
-        SuiteError: a task is listed twice, or a gate has no bound or two.
+        SuiteError: a task is listed twice, a gate has no bound or two, or a range is empty.
         pydantic.ValidationError: an unknown key, or a value of the wrong type or range.
     """
 
@@ -173,6 +188,11 @@ class SuiteConfig(_Section):
         if count > 1:
             raise SuiteError("task is listed twice", where=f"task {name}", remedy="keep one of them")
         return self
+
+    @property
+    def ranges(self) -> dict[str, tuple[float, float] | None]:
+        """task -> the range of its metric, where it is stated."""
+        return {task.name: task.range for task in self.tasks}
 
     def check_references(self, parents: Sequence[str]) -> None:
         """Check that every relative gate names a model of the study.

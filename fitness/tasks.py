@@ -13,14 +13,18 @@ from typing import Any
 import datasets
 import yaml
 from lm_eval import utils as lm_eval_utils
-from lm_eval.api.task import Task
+from lm_eval.api.registry import get_aggregation, get_metric
+from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from fitness.benchmarks import benchmark
+from fitness.code import Code, CodeReader
+from fitness.confidence import Range
 from fitness.errors import SuiteError, nearest
+from fitness.estimates import UNIT
 from fitness.items import Split, canonical, race_order, split
-from fitness.suite import SuiteConfig, TaskSpec
+from fitness.suite import Gate, SuiteConfig, TaskSpec
 
 # Even a local file makes datasets tell the Hub which loader was used.
 datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
@@ -42,7 +46,8 @@ class LoadedTask:
         documents: split -> document ids, ascending.
         order: the dev ones in the order in which candidates race over them.
         benchmark: the public benchmark that it is scored on, if any.
-        digest: of all that its scores depend on but the model.
+        digest: of all that its scores depend on but the model and the code of its own functions.
+        code: of these functions, and the files that they may read; None if it has none.
     """
 
     spec: TaskSpec
@@ -54,6 +59,7 @@ class LoadedTask:
     order: tuple[int, ...]
     benchmark: str | None
     digest: str
+    code: Code | None
 
 
 def load_tasks(suite: SuiteConfig) -> list[LoadedTask]:
@@ -72,7 +78,8 @@ def load_tasks(suite: SuiteConfig) -> list[LoadedTask]:
         _check_task_files(suite)
         manager = TaskManager(include_path=list(suite.include_path))
     entries = [_entry(spec, manager) for spec in suite.tasks]
-    return [_load_task(spec, entry, manager, suite) for spec, entry in zip(suite.tasks, entries, strict=True)]
+    code = CodeReader({entry.yaml_path for entry in manager.task_index.values()})
+    return [_load_task(spec, entry, manager, suite, code) for spec, entry in zip(suite.tasks, entries, strict=True)]
 
 
 def _check_task_files(suite: SuiteConfig) -> None:
@@ -109,7 +116,7 @@ def _entry(spec: TaskSpec, manager: TaskManager) -> Any:
     return entry
 
 
-def _load_task(spec: TaskSpec, entry: Any, manager: TaskManager, suite: SuiteConfig) -> LoadedTask:
+def _load_task(spec: TaskSpec, entry: Any, manager: TaskManager, suite: SuiteConfig, code_of: CodeReader) -> LoadedTask:
     known = _benchmark(spec, entry.cfg.get, suite)
     with as_suite_error("task cannot be loaded", f"task {spec.name}"):
         config = load_yaml(entry.yaml_path)
@@ -134,11 +141,14 @@ def _load_task(spec: TaskSpec, entry: Any, manager: TaskManager, suite: SuiteCon
             raise SuiteError("task cannot be used", where=f"task {spec.name}", found=f"a task that {what}")
     shots = _set_fewshot(spec, task, suite)
     scored, aggregate, higher_is_better = _filter(spec, task), _aggregation(spec, task), _direction(spec, task)
-    _check_gate(spec, higher_is_better)
+    _check_gate(spec, higher_is_better, spec.range or _range(spec, task, aggregate))
     with as_suite_error("task cannot be loaded", f"task {spec.name}"):
         examples = list(task.fewshot_docs()) if shots else []
         source = load_yaml(entry.yaml_path)  # as written: what was loaded holds the paths of this machine
+        code = code_of(entry.yaml_path)
     facts = [source, spec.metric, spec.filter, shots, documents, examples]
+    if spec.range is not None:  # what lies outside of it is refused
+        facts.append(spec.range)
     dev, holdout = split(documents, suite.holdout, spec.name)
     return LoadedTask(
         spec=spec,
@@ -150,6 +160,7 @@ def _load_task(spec: TaskSpec, entry: Any, manager: TaskManager, suite: SuiteCon
         order=race_order(documents, dev, suite.holdout.seed),
         benchmark=known,
         digest=sha256(canonical(facts).encode()).hexdigest(),
+        code=code,
     )
 
 
@@ -251,9 +262,20 @@ def _direction(spec: TaskSpec, task: Task) -> bool:
     return bool(higher)
 
 
-def _check_gate(spec: TaskSpec, higher_is_better: bool) -> None:
-    """A bound on the good side would refuse the best candidates and pass the worst."""
-    if spec.gate is None or (spec.gate.at_least is not None) == higher_is_better:
+def _range(spec: TaskSpec, task: Task, aggregate: Callable[[list[Any]], float]) -> Range | None:
+    """The range of a metric that lm-eval itself computes; None of one that is the task's own, whatever its name."""
+    own = type(task) is not ConfigurableTask or task.get_config("process_results") is not None
+    if own or spec.metric not in UNIT or aggregate is not get_aggregation("mean"):
+        return None
+    return (0.0, 1.0) if task._metric_fn_list[spec.metric] is get_metric(spec.metric) else None
+
+
+def _check_gate(spec: TaskSpec, higher_is_better: bool, within: Range | None) -> None:
+    """A bound on the good side would refuse the best candidates and pass the worst; one out of reach refuses all."""
+    if spec.gate is None:
+        return
+    if (spec.gate.at_least is not None) == higher_is_better:
+        _check_reach(spec, spec.gate, within)
         return
     side, other = ("at_least", "at_most") if higher_is_better else ("at_most", "at_least")
     raise SuiteError(
@@ -263,6 +285,19 @@ def _check_gate(spec: TaskSpec, higher_is_better: bool) -> None:
         found=other,
         remedy=f"write {side}, or mend higher_is_better in the task's metric_list",
     )
+
+
+def _check_reach(spec: TaskSpec, gate: Gate, within: Range | None) -> None:
+    if within is None or gate.of is not None:
+        return
+    low, high = within
+    if gate.factor > high if gate.at_least is not None else gate.factor < low:
+        raise SuiteError(
+            "no score can clear the gate",
+            where=f"task {spec.name}: {spec.metric}",
+            expected=f"a bound from {low:g} to {high:g}",
+            found=str(gate),
+        )
 
 
 def _one_of(names: Mapping[str, Any]) -> str:

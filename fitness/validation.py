@@ -36,7 +36,8 @@ def validated(model: type[ModelT], data: Any, where: str, error: type[OneLineErr
             raise error("unknown key", where=f"{where}: {key}", remedy=remedy) from invalid
         if problem["type"] == "refusal":  # what a validator of a recipe's part says
             raise error(**{"where": f"{where}: {key}", **problem["ctx"]}) from invalid
-        message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        message = _words(model, problem["type"], path) or problem["msg"]
+        message = message.removeprefix("Value error, ").removeprefix("Input should be ")
         if problem["type"] == "missing":
             raise error("key missing", where=f"{where}: {key}", remedy=f"add {key}") from invalid
         found = problem["input"] if isinstance(problem["input"], (str, int, float, bool, NoneType)) else ...
@@ -46,6 +47,13 @@ def validated(model: type[ModelT], data: Any, where: str, error: type[OneLineErr
             expected=message[0].lower() + message[1:],
             found=None if found is ... else repr(found),
         ) from invalid
+
+
+def _words(model: type[BaseModel], kind: str, path: tuple[int | str, ...]) -> str | None:
+    """What was expected, without the names of Python's types; None where pydantic's own words need none."""
+    if kind == "model_type" and (keys := _known_keys(model, path)):
+        return f"a mapping with keys such as {', '.join(keys)}"
+    return "a list" if kind in ("tuple_type", "list_type") else None
 
 
 def _known_keys(model: type[BaseModel], path: tuple[int | str, ...]) -> tuple[str, ...]:

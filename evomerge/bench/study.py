@@ -84,7 +84,7 @@ def write_study(
             if number % 100 == 0:
                 say(f"writing a study: candidate {number} of {candidates}")
         finalists = sorted(
-            (each for each in study.candidates() if each.feasible), key=lambda each: (-each.floor, each.number)
+            (each for each in study.candidates() if each.feasible), key=lambda each: each.floor, reverse=True
         )[: config.finalists]
         for name in sources | uniform:
             scores = known[name]["holdout"]

@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -10,14 +12,14 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from evomerge.config import SearchConfig
+from evomerge.config import SearchConfig, search_config_of
 from evomerge.errors import OneLineError
 from evomerge.genome import Genome
 from evomerge.merge import preflight
 from evomerge.optimize import make_optimizer
 from evomerge.search.baselines import source_recipes, uniform_recipes
 from evomerge.search.preparation import prepare_new
-from evomerge.search.workers import require_room
+from evomerge.search.workers import require_answer, require_room
 from evomerge.study import StudyView
 from evomerge.study.folder import StudyFolder, folders_in
 from evomerge.study.status import duration
@@ -48,8 +50,8 @@ class DryRun(BaseModel):
         tasks: task -> its documents.
         workers: how many candidates are scored at a time.
         warnings: what to know before it is started.
-        estimated_hours: until the budget is used up, at the pace of earlier studies of these models on this suite;
-            null if there are none.
+        estimated_hours: until the budget is used up, at the pace of earlier studies of these models on this suite, by
+            workers of the same kind and, if there are such, as many; null if there are none.
         estimated_from: the names of those studies.
         hint: how to find out, where there are none.
     """
@@ -82,6 +84,8 @@ def dry_run(config: SearchConfig) -> DryRun:
     if config.workers.address is None:
         here = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.accelerator.device_count())}
         require_room(config.workers, [here])
+    else:
+        require_answer(config.workers.address)
     genome, harness = prepared.genome, prepared.harness
     baselines = (*source_recipes(config.models), *uniform_recipes(config.models))
     size = _generation(config, genome)
@@ -94,12 +98,20 @@ def dry_run(config: SearchConfig) -> DryRun:
         )
     if harness.benchmarks:
         warnings.append(f"public benchmarks would steer this search: {', '.join(harness.benchmarks)}")
+    workers = config.workers
+    if workers.address is not None:
+        warnings.append(f"the cluster at {workers.address} was not asked whether it has room for the workers")
     paces = _paces(config)
     hours = None
     if paces:
-        seconds = median(second for pace in paces.values() for second in pace)
-        hours = seconds * (config.budget.candidates + len(baselines)) / config.workers.count / 3600
+        seconds = median(second for pace in paces for second in pace.seconds)
+        hours = seconds * (config.budget.candidates + len(baselines)) / workers.count / 3600
         hours = min(hours, config.budget.hours or hours)
+        if others := sorted({pace.workers for pace in paces} - {workers.count}):
+            warnings.append(
+                f"the time is at the pace of workers.count={' and '.join(map(str, others))}, not {workers.count}: "
+                "workers on one machine slow each other down"
+            )
     return DryRun(
         study=config.study,
         folder=str(config.folder),
@@ -113,10 +125,10 @@ def dry_run(config: SearchConfig) -> DryRun:
             task: TaskItems(dev=len(splits["dev"]), holdout=len(splits["holdout"]))
             for task, splits in harness.documents.items()
         },
-        workers=config.workers.count,
+        workers=workers.count,
         warnings=tuple(warnings),
         estimated_hours=hours,
-        estimated_from=tuple(paces),
+        estimated_from=tuple(pace.study for pace in paces),
         hint=None if paces else "evomerge bench candidate, with the same overrides, measures what a candidate costs",
     )
 
@@ -147,19 +159,33 @@ def _generation(config: SearchConfig, genome: Genome) -> int | None:
     return None if optimizer.asynchronous else len(optimizer.ask())
 
 
-def _paces(config: SearchConfig) -> dict[str, list[float]]:
-    """Study -> the seconds of each candidate that it merged and scored; of the same models and suite only."""
-    same = config.model_dump(mode="json", include={"models", "suite"})
-    paces = {}
+@dataclass(frozen=True)
+class _Pace:
+    """Of a study: the seconds of each candidate that it merged and scored, and by how many workers at a time."""
+
+    study: str
+    workers: int
+    seconds: list[float]
+
+
+def _paces(config: SearchConfig) -> list[_Pace]:
+    """Of studies of the same models and suite by workers of the same kind; of as many workers, if there are such."""
+    same = _paced_by(config)
+    paces = []
     for folder in folders_in(config.runs_dir):
         try:
-            recorded = StudyFolder(folder).read_config()
-            if any(recorded.get(key) != value for key, value in same.items()):
+            recorded = search_config_of(StudyFolder(folder).read_config(), str(folder))
+            if _paced_by(recorded) != same:
                 continue
             candidates = StudyView(folder).candidates()
         except OneLineError:  # a broken study has no say
             continue
         seconds = [each.seconds for each in candidates if each.seconds and not each.cached and each.reason is None]
         if seconds:
-            paces[folder.name] = seconds
-    return paces
+            paces.append(_Pace(folder.name, recorded.workers.count, seconds))
+    return [pace for pace in paces if pace.workers == config.workers.count] or paces
+
+
+def _paced_by(config: SearchConfig) -> dict[str, Any]:
+    """What the time of a candidate depends on, but for how many workers share the machine."""
+    return config.model_dump(include={"models": True, "suite": True, "workers": {"device", "cpus", "gpus", "address"}})

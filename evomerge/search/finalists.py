@@ -1,19 +1,24 @@
 """The end of a search: the finalists meet the holdout, and the winner is merged as production would merge it."""
 
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from statistics import fmean
 
 from evomerge.errors import ScoringError
 from evomerge.search.loop import Search
 from evomerge.search.outcome import Job, Outcome, Split
 from evomerge.study import Candidate, Finalist
+from evomerge.study.cache import SCORES
 from evomerge.study.export import nothing_feasible
 from evomerge.study.items import baseline_items, candidate_items, holdout_items
 from evomerge.study.results import Difference
 from fitness.estimates import objective_difference, score_difference
-from fitness.items import Scores
+from fitness.items import Scores, TaskScores
 from fitness.suite import BASE
+
+_ROUNDING = 0.05  # of a score: on other hardware a few long answers take another turn where two tokens tie
 
 
 def choose_winner(search: Search) -> Candidate | None:
@@ -28,7 +33,8 @@ def choose_winner(search: Search) -> Candidate | None:
 
     Raises:
         NothingFeasibleError: no candidate clears every gate, on dev or on holdout.
-        ScoringError: the winner, merged to disk, does not score what it scored in memory, or cannot be checked.
+        ScoringError: the winner, merged to disk, does not score what it scored in memory, now or when the search
+            recorded it, or cannot be checked.
     """
     feasible = _feasible(search)
     winner = feasible[0] if feasible else None
@@ -50,7 +56,7 @@ def choose_winner(search: Search) -> Candidate | None:
 def _feasible(search: Search) -> list[Candidate]:
     """The feasible candidates, best on dev first; of equal recipes the first."""
     feasible = [candidate for candidate in search.study.candidates() if candidate.feasible]
-    feasible.sort(key=lambda candidate: (-candidate.floor, candidate.number))
+    feasible.sort(key=lambda candidate: candidate.floor, reverse=True)  # the earlier among equals stays first
     by_recipe: dict[str, Candidate] = {}
     for candidate in feasible:
         by_recipe.setdefault(candidate.recipe, candidate)
@@ -71,9 +77,9 @@ def _score_holdout(search: Search, finalists: Sequence[Candidate]) -> bool:
     others = [job for job in others if job.name not in known]
     if sources or others:
         search.progress.phase("finalists", len(sources) + len(others))
-        search.progress.say(
-            f"holdout: {len(sources) + len(others)} recipes, candidates {', '.join(numbers)} among them"
-        )
+        count, due = len(sources) + len(others), [job.name for job in others if job.name in numbers]
+        among = f", candidate{'s' * (len(due) > 1)} {', '.join(due)} among them" if due else ""
+        search.progress.say(f"holdout: {count} recipe{'s' * (count > 1)}{among}")
     outcomes = search.evaluate_all(sources)
     if outcomes is None:
         return False
@@ -107,8 +113,8 @@ def _rivals(search: Search) -> list[str]:
     """The best parent, by its objective on dev, and the uniform merge, as far as they could be scored."""
     scored = {each.name: each for each in search.study.baselines() if each.objective is not None}
     parents = [scored[name] for name in search.sources if name != BASE and name in scored]
-    best = max(parents, key=lambda each: each.objective or 0.0)
-    return [best.name, "uniform"] if "uniform" in scored else [best.name]
+    best = max(parents, key=lambda each: each.objective or 0.0, default=None)  # none if no gate of theirs can be judged
+    return [*([] if best is None else [best.name]), *(["uniform"] if "uniform" in scored else [])]
 
 
 def _compare(search: Search, split: Split, candidates: Mapping[int, Scores], rivals: Mapping[str, Scores]) -> None:
@@ -122,7 +128,8 @@ def _compare(search: Search, split: Split, candidates: Mapping[int, Scores], riv
             tasks={
                 name: difference
                 for name, task in scores.items()
-                if (difference := score_difference(task, others[name])) is not None
+                if (difference := score_difference(task, others[name], stated=search.config.suite.ranges[name]))
+                is not None
             },
         )
         for number, scores in candidates.items()
@@ -143,8 +150,8 @@ def _check_export(search: Search, winner: Candidate) -> bool:
     if outcomes is None:
         return False
     exported = _checked(search, outcomes["export"])
-    expected = search.study.items(candidate_items(winner.number))
-    if _items(exported.scores) != expected:
+    recorded = search.study.scores(candidate_items(winner.number), winner)
+    if _items(exported.scores) != _items(recorded):
         # other workers than those of the session that scored it may differ in the last bits: compare within this one
         search.progress.phase("export", 1)
         outcomes = search.evaluate_all([Job("live", winner.recipe, fresh=True)])
@@ -160,9 +167,37 @@ def _check_export(search: Search, winner: Candidate) -> bool:
                 found=exported.means,
                 remedy="do not ship it; please report this",
             )
+        _compare_with_record(search, winner, recorded, live)
     search.study.elect(winner.number)
     search.study.note("export checked", {"candidate": winner.number, "scores": exported.means})
     return True
+
+
+def _compare_with_record(search: Search, winner: Candidate, recorded: Scores, live: Outcome) -> None:
+    """Other hardware may round otherwise; more is a record of other weights, tasks or code. Raises ScoringError."""
+    judged = search.judge(live, "dev")
+    if not judged.feasible or not all(_is_rounding(scores, live.scores[task]) for task, scores in recorded.items()):
+        search.study.elect(None)
+        missed = f", which misses the gate of {', '.join(judged.missed)}" if judged.missed else ""
+        raise ScoringError(
+            "the winner does not score what the search recorded",
+            where=f"candidate {winner.number}",
+            expected=dict(winner.scores),
+            found=f"{live.means}{missed}",
+            remedy=f"remove {search.config.runs_dir / SCORES} and start a new study",
+        )
+    told = [f"{task} {scores.score:.6g} -> {live.means[task]:.6g}" for task, scores in recorded.items()]
+    search.progress.say(f"export: candidate {winner.number} differs from its record by rounding: {', '.join(told)}")
+
+
+def _is_rounding(recorded: TaskScores, live: TaskScores) -> bool:
+    """Whether two scores of a task are no further apart than one document, or than a small share of the score."""
+    values = (*recorded.values, *live.values)
+    # for other scores than means, a document's value is in another unit
+    means = all(math.isclose(fmean(each.values), each.score) for each in (recorded, live))
+    document = (max(values) - min(values)) / len(live.values) if means else 0.0
+    room = max(document, _ROUNDING * abs(recorded.score))
+    return abs(live.score - recorded.score) <= room or math.isclose(abs(live.score - recorded.score), room)
 
 
 def _checked(search: Search, outcome: Outcome) -> Outcome:

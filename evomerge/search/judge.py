@@ -1,5 +1,6 @@
 """From item scores to a result: intervals, gates against the references, and the objective."""
 
+import math
 from collections.abc import Collection
 
 from evomerge.errors import ScoringError
@@ -22,9 +23,9 @@ class Judge:
         """Make the scores of a model known, `base` or a parent's name, so that gates may be relative to it."""
         self._references[split][model] = scores
 
-    def gates(self, scores: Scores, split: Split) -> list[GateResult]:
+    def gates(self, scores: Scores, split: Split, *, partial: Collection[str] = ()) -> list[GateResult]:
         """How scores stand to their gates. Raises SuiteError and ScoringError: see `fitness.gates.judge`."""
-        return judge(scores, self._suite, self._references[split])
+        return judge(scores, self._suite, self._references[split], partial=partial)
 
     def __call__(self, outcome: Outcome, split: Split, *, partial: Collection[str] = ()) -> Result:
         """What an outcome is worth, as it is recorded; one that failed or cannot be judged keeps its reason.
@@ -42,11 +43,13 @@ class Judge:
             return Result(reason=outcome.reason, timings=outcome.seconds)
         evaluations = outcome.item_evaluations
         intervals = {
-            name: limits for name, task in outcome.scores.items() if (limits := score_interval(task)) is not None
+            name: limits
+            for name, task in outcome.scores.items()
+            if (limits := score_interval(task, stated=self._suite.ranges[name])) is not None
         }
         try:
             objective = objective_estimate(outcome.scores, intervals, self._suite)
-            gates = judge(outcome.scores, self._suite, self._references[split], partial=partial)
+            gates = self.gates(outcome.scores, split, partial=partial)
         except ScoringError as error:
             timings = outcome.seconds
             return Result(scores=outcome.means, reason=str(error), timings=timings, item_evaluations=evaluations)
@@ -58,7 +61,7 @@ class Judge:
             violations={gate.task: gate.violation for gate in gates},
             limits=held,
             objective=objective.value,
-            objective_interval=(objective.low, objective.high),
+            objective_interval=(objective.low, objective.high) if math.isfinite(objective.low) else None,
             timings=outcome.seconds,
             item_evaluations=evaluations,
         )

@@ -89,11 +89,14 @@ class Ladder:
         if below.scores:
             scores = joined(self._study.scores(candidate_items(candidate.number), below), scores)
         outcome, race = replace(outcome, scores=scores), self._race_of(candidate)
-        result = self._judge(outcome, job.split, partial=race.partial(rung - 1)).settled
+        partial = race.partial(rung - 1)
+        result = self._judge(outcome, job.split, partial=partial).settled
         if rung < self.top and result.reason is None:
-            stopped = race.doomed(scores, self._judge.gates(scores, job.split), rung - 1)
+            stopped = race.doomed(scores, self._judge.gates(scores, job.split, partial=partial), rung - 1)
             if stopped is not None:
-                result = self._judge(outcome, job.split).settled
+                whole = self._judge(outcome, job.split).settled
+                # what was scored of another task may be too little to judge its gate
+                result = whole if whole.reason is None else result
         return replace(result, stopped=stopped, **costs), scores
 
     def losers(self, candidates: Sequence[Candidate], rung: int) -> Iterator[tuple[int, Result]]:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from evomerge.budget import check_resume, used_up
 from evomerge.config import SearchConfig, resumed_config, search_config_of
 from evomerge.errors import NothingFeasibleError, OneLineError
 from evomerge.optimize import make_optimizer
@@ -17,8 +18,9 @@ from evomerge.search.preparation import Prepared, prepare, prepare_new
 from evomerge.search.progress import SearchProgress, StatusBoard
 from evomerge.search.recall import Recall, ScoreKeys
 from evomerge.search.workers import WorkerPool
-from evomerge.study import Study
+from evomerge.study import Candidate, Study
 from evomerge.study.cache import ScoreCache
+from evomerge.study.export import nothing_feasible
 from evomerge.study.view import Ended
 from fitness.racing import Course
 
@@ -61,8 +63,10 @@ def launch(config: SearchConfig) -> Ending:
 def resume(folder: Path, overrides: Sequence[str] = ()) -> Ending:
     """Go on with a study, whether it was paused, stopped, interrupted, or came to its end.
 
+    One that is finished, and whose budget is used up, is left as it is.
+
     Raises:
-        ConfigError: an override would make it another study.
+        ConfigError: an override would make it another study, or asks for no more than is used up; see `check_resume`.
         StudyError: it cannot be read, or another process is writing to it.
         OneLineError: as `launch`.
     """
@@ -70,7 +74,11 @@ def resume(folder: Path, overrides: Sequence[str] = ()) -> Ending:
         with Study.open(folder) as study:
             # a folder that was moved is still the same study
             place = {"study": study.folder.path.name, "runs_dir": str(study.folder.path.parent)}
-            config = resumed_config(search_config_of(study.config | place, str(study.folder.config)), overrides)
+            recorded = search_config_of(study.config | place, str(study.folder.config))
+            config = resumed_config(recorded, overrides)
+            if config == recorded and used_up(study, config.budget):
+                return _nothing_left(study, config)
+            check_resume(study, config.budget, overrides)
             notifier.config = config.notify
             prepared = prepare(config)
             study.environment.require_same_inputs(prepared.environment)
@@ -80,6 +88,18 @@ def resume(folder: Path, overrides: Sequence[str] = ()) -> Ending:
                     study.change_config(config.model_dump(mode="json"))
                 ending = _session(config, study, prepared, pool, drain, notifier, differences)
         return _told(ending, notifier)
+
+
+def _nothing_left(study: Study, config: SearchConfig) -> Ending:
+    winner = study.winner
+    if winner is None:
+        raise nothing_feasible(study)
+    said = f"nothing is left to do, the budget of {config.budget} is used up"
+    return Ending(study.folder.path, f"{said}; {_handed_over(study, winner)}", 0)
+
+
+def _handed_over(study: Study, winner: Candidate) -> str:
+    return f"the recipe of candidate {winner.number}: {study.folder.best}"
 
 
 def _ended(search: Search) -> Ended:
@@ -146,7 +166,7 @@ def _session(
             INTERRUPTED,
         )
     study.end(ended)
-    return Ending(study.folder.path, f"the recipe of candidate {winner.number}: {study.folder.best}", 0)
+    return Ending(study.folder.path, _handed_over(study, winner), 0)
 
 
 @contextmanager

@@ -6,7 +6,6 @@ already holds is told at once and not scored again.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import count
 
 import numpy as np
@@ -25,7 +24,7 @@ from evomerge.search.recall import Pool
 from evomerge.study import MAX_ATTEMPTS, Candidate, Study
 from evomerge.study.items import baseline_items
 from evomerge.study.requests import Wish
-from evomerge.study.results import ANSWERS, standing
+from evomerge.study.results import ANSWERS, BASELINES, standing
 from fitness.racing import Course, Race, likelihood
 from fitness.ranking import ranks
 from fitness.suite import BASE
@@ -184,6 +183,8 @@ class Search:
         return outcomes if len(outcomes) == len(jobs) else None
 
     def _score_baselines(self) -> None:
+        if BASELINES not in self.study.notes():
+            self.study.note(BASELINES, [*self.sources, *self.uniform])
         for baseline in self.study.baselines():
             if baseline.name in self.sources and baseline.reason is None:
                 self.judge.refer(baseline.name, "dev", self.study.scores(baseline_items(baseline.name), baseline))
@@ -387,7 +388,8 @@ class Search:
         if wish is not None and not self._said_draining:
             self._said_draining = True
             doing = {"pause": "pausing", "stop": "stopping"}[wish]
-            self.progress.say(f"{doing} once {self._pool.busy} running jobs are done; Ctrl-C again ends it at once")
+            jobs = "the running job is" if self._pool.busy == 1 else f"{self._pool.busy} running jobs are"
+            self.progress.say(f"{doing} once {jobs} done; Ctrl-C again ends it at once")
 
     def _say_warnings(self, warnings: Iterable[str]) -> None:
         for warning in warnings:
@@ -422,10 +424,11 @@ def _cleared(candidate: Candidate) -> str:
 
 
 def _told(candidate: Candidate, rank: float = 0.0) -> Told:
+    if candidate.stopped is not None:
+        # part of the items makes a rank among those that had the same, but no objective to compare with those of others
+        return Told(np.array(candidate.x), rank, None, ())
     return Told(np.array(candidate.x), rank, candidate.objective, tuple(candidate.violations.values()))
 
 
 def _told_generation(candidates: Sequence[Candidate]) -> list[Told]:
-    # part of the items makes a rank among those that had the same, but no objective to compare with other generations'
-    known = [each if each.stopped is None else replace(each, objective=None, violations={}) for each in candidates]
-    return list(map(_told, known, ranks([standing(candidate) for candidate in candidates])))
+    return list(map(_told, candidates, ranks([standing(candidate) for candidate in candidates])))

@@ -6,6 +6,7 @@ import torch
 
 from evomerge.checkpoint import dtype_of, open_checkpoint
 from evomerge.config import SearchConfig
+from evomerge.errors import ConfigError
 from evomerge.genome import Genome, short_names
 from evomerge.merge import LiveModel, make_plan, preflight, resolve_device
 from evomerge.recipe import Recipe
@@ -64,7 +65,24 @@ def prepare(config: SearchConfig) -> Prepared:
     live = LiveModel(plan.config, dtype=dtype_of(models.dtype), device=NOWHERE)
     live.check(plan)
     harness = Harness(config.suite)
+    _check_place(config, harness)
     described = {str(ref): each for ref, each in checkpoints.items()}
-    environment = describe_environment(described, harness.digests, plan.tokenizer.digest())
+    code = {task: each.digest for task, each in harness.code.items()}
+    environment = describe_environment(described, harness.digests, plan.tokenizer.digest(), code)
     harness.check_template(plan.tokenizer.load())
     return Prepared(environment, genome, harness)
+
+
+def _check_place(config: SearchConfig, harness: Harness) -> None:
+    """A study among the files that a task's functions may read would change them as it goes."""
+    place = config.folder.resolve()
+    for task, code in harness.code.items():
+        folder = next((each for each in code.folders if place.is_relative_to(each.resolve())), None)
+        if folder is not None:
+            raise ConfigError(
+                "the study lies among the files of a task",
+                where=f"task {task}",
+                expected=f"a runs_dir outside of {folder.resolve()}, where the task's functions may read any file",
+                found=config.runs_dir,
+                remedy="choose another runs_dir, or give the task, its functions and their data a folder of their own",
+            )

@@ -51,8 +51,8 @@ class ScoreKeys:
     """What the scores of a job depend on, as one digest.
 
     That is the recipe's content; of each model that it names, the digest, its tokenizer and settings, and when its
-    weights were last written, as the digest does not read all of them; tasks, documents and how prompts are
-    batched; versions, code and hardware, on which last bits depend.
+    weights were last written, as the digest does not read all of them; tasks with their code, documents and how
+    prompts are batched; versions, code and hardware, on which last bits depend.
 
     Args:
         config: of the study.
@@ -62,11 +62,12 @@ class ScoreKeys:
 
     def __init__(self, config: SearchConfig, harness: Harness, environment: Environment) -> None:
         suite, workers = config.suite, config.workers
-        folders = [PACKAGE, *map(Path, (*fitness.__path__, *suite.include_path))]
+        folders = [PACKAGE, *map(Path, fitness.__path__)]
         self._documents = harness.documents
         self._same_for_all = {
             "suite": suite.model_dump(mode="json", exclude=_NOT_SCORING),
             "tasks": list(harness.digests.items()),
+            "code of tasks": {task: code.digest for task, code in harness.code.items()},
             "code": _digest(path for folder in folders for path in sorted(folder.rglob("*.py"))),
             "dtype": config.models.dtype,
             "packages": environment.packages,
@@ -84,6 +85,7 @@ class ScoreKeys:
         facts = self._same_for_all | {
             "recipe": recipe.digest,
             "models": {str(ref): self._model(ref) for ref in recipe.models_named},
+            "split": {task: sorted(ids) for task, ids in every.items()},  # examples are drawn along all of it
             "items": {task: sorted(ids) for task, ids in (every if job.items is None else job.items).items()},
             "answers": job.answers,
         }

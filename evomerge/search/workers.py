@@ -3,18 +3,21 @@
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from evomerge.config import SearchConfig, WorkersConfig
 from evomerge.errors import ConfigError, ModelError, OneLineError
 from evomerge.search.outcome import Job, Outcome
 from evomerge.study.status import WorkerStatus
 
+PATIENCE = 5.0  # seconds in which a cluster has to be reached
 MAX_STARTS = 3  # in a row without an answer, before a worker that will not start ends the search
 
 # Nothing calls out, and Ray's own switches must be set before it is imported.
@@ -71,6 +74,8 @@ class WorkerPool:
 
     def __enter__(self) -> Self:
         workers = self.config.workers
+        if workers.address is not None:
+            require_answer(workers.address)
         # Ray takes over SIGTERM, which is to drain the search as Ctrl-C does
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -83,12 +88,7 @@ class WorkerPool:
                 configure_logging=False,
             )
         except (ConnectionError, TimeoutError, ValueError) as error:
-            raise ConfigError(
-                "no Ray cluster to work on",
-                where=f"workers.address={workers.address}",
-                found=_last_line(error),
-                remedy="start one with `ray start --head`, or leave workers.address out",
-            ) from error
+            raise _no_cluster(workers.address, _last_line(error)) from error
         if threading.current_thread() is threading.main_thread():
             for number, handler in handlers.items():
                 signal.signal(number, handler)
@@ -240,6 +240,34 @@ def require_room(workers: WorkersConfig, nodes: Sequence[Mapping[str, float]]) -
             found=f"{workers.count}, and nodes with {has}",
             remedy="lower workers.count, workers.cpus or workers.gpus",
         )
+
+
+def require_answer(address: str) -> None:
+    """Refuse an address with a port that nobody listens at: Ray would try for minutes, and hear no signal meanwhile.
+
+    Raises:
+        ConfigError: nobody answers.
+    """
+    try:
+        parts = urlsplit(address if "://" in address else f"//{address}")
+        place = parts.hostname, parts.port
+    except ValueError as error:
+        raise _no_cluster(address, str(error)) from error
+    if place[0] is None or place[1] is None:  # such as auto
+        return
+    try:
+        socket.create_connection((place[0], place[1]), PATIENCE).close()
+    except OSError as error:
+        raise _no_cluster(address, error.strerror or str(error)) from error
+
+
+def _no_cluster(address: str | None, found: str) -> ConfigError:
+    return ConfigError(
+        "no Ray cluster to work on",
+        where=f"workers.address={address}",
+        found=found,
+        remedy="start one with `ray start --head`, or leave workers.address out",
+    )
 
 
 def _last_line(error: BaseException) -> str:

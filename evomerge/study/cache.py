@@ -12,6 +12,7 @@ from typing import Any
 
 from fitness.items import Scores, TaskScores
 
+SCORES = ".scores"  # a folder in a runs_dir
 LIMIT = 2**30  # bytes; most of an entry are the models' answers
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ class ScoreCache:
     """
 
     def __init__(self, runs_dir: Path, limit: int = LIMIT) -> None:
-        self.folder = runs_dir / ".scores"
+        self.folder = runs_dir / SCORES
         self._limit = limit
         self._trim()
 

@@ -53,6 +53,7 @@ class Environment(_Document):
         packages: name -> version.
         models: that candidates are made of.
         tasks: task -> digest of its documents and of how they are scored.
+        code: task -> digest of the code of its own functions and of the files beside it.
         tokens: digest of the tokens of the merged models, whose tokenizer may be of a model that is not merged.
     """
 
@@ -61,6 +62,7 @@ class Environment(_Document):
     packages: dict[str, str]
     models: tuple[ModelFacts, ...]
     tasks: dict[str, str] = {}
+    code: dict[str, str] = {}
     tokens: str | None = None
 
     @classmethod
@@ -68,41 +70,31 @@ class Environment(_Document):
         """Read an environment.json. Raises StudyError."""
         try:
             return validated(cls, json.loads(path.read_bytes()), str(path), StudyError)
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            raise StudyError("study cannot be read", where=path, found=error.strerror) from error
+        except ValueError as error:
             raise StudyError("study cannot be read", where=path, found=error) from error
 
     def require_same_inputs(self, now: "Environment") -> None:
         """Refuse to mix scores of models, tokens or tasks that have changed since the study began.
 
+        What an older study has not recorded cannot be compared.
+
         Raises:
-            StudyError: a model's content is another, or the tokens of the merged models, or a task's documents or file.
+            StudyError: a model's content is another, or the tokens of the merged models, or a task's documents, file or
+                code.
         """
         digests = {model.ref: model.digest for model in now.models}
         for model in self.models:
-            if digests.get(model.ref, model.digest) != model.digest:
-                raise StudyError(
-                    "a model has changed since the study began",
-                    where=model.ref,
-                    expected=f"digest {model.digest[:12]}",
-                    found=digests[model.ref][:12],
-                    remedy="restore it or start a new study",
-                )
-        if self.tokens and now.tokens != self.tokens:
-            raise StudyError(
-                "the tokenizer of the merged models has changed since the study began",
-                expected=f"digest {self.tokens[:12]}",
-                found=str(now.tokens)[:12],
-                remedy="restore it or start a new study",
-            )
+            _require_same("a model has", model.ref, model.digest, digests.get(model.ref, model.digest), "it")
+        if self.tokens:
+            _require_same("the tokenizer of the merged models has", None, self.tokens, now.tokens, "it")
         for task, digest in self.tasks.items():
-            if now.tasks.get(task, digest) != digest:
-                raise StudyError(
-                    "the documents of a task have changed since the study began",
-                    where=f"task {task}",
-                    expected=f"digest {digest[:12]}",
-                    found=now.tasks[task][:12],
-                    remedy="restore its data and its task file or start a new study",
-                )
+            found, data = now.tasks.get(task, digest), "its data and its task file"
+            _require_same("the documents of a task have", f"task {task}", digest, found, data)
+        for task, digest in self.code.items():
+            found, beside = now.code.get(task, digest), "the files beside its task file and beside what that includes"
+            _require_same("the code of a task, or a file beside it, has", f"task {task}", digest, found, beside)
 
     def differences(self, now: "Environment") -> list[str]:
         """What else has changed, one line each: scores may differ in their last digits."""
@@ -114,8 +106,22 @@ class Environment(_Document):
         ]
 
 
+def _require_same(what: str, where: str | None, digest: str, found: str | None, kept: str) -> None:
+    if found != digest:
+        raise StudyError(
+            f"{what} changed since the study began",
+            where=where,
+            expected=f"digest {digest[:12]}",
+            found=str(found)[:12],
+            remedy=f"restore {kept} or start a new study",
+        )
+
+
 def describe_environment(
-    models: Mapping[str, Described], tasks: Mapping[str, str], tokens: str | None = None
+    models: Mapping[str, Described],
+    tasks: Mapping[str, str],
+    tokens: str | None = None,
+    code: Mapping[str, str] | None = None,
 ) -> Environment:
     """This process and what it works on.
 
@@ -123,6 +129,7 @@ def describe_environment(
         models: reference as recipes write it -> checkpoint.
         tasks: task -> digest.
         tokens: digest of the tokens of the merged models.
+        code: task -> digest of its code, of those that have functions of their own.
     """
     return Environment(
         python=platform.python_version(),
@@ -132,6 +139,7 @@ def describe_environment(
             ModelFacts(ref=ref, digest=model.digest(), licence=model.licence) for ref, model in models.items()
         ),
         tasks=dict(tasks),
+        code=dict(code or {}),
         tokens=tokens,
     )
 

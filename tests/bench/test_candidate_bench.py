@@ -1,7 +1,9 @@
 import json
+import shutil
 
 import pytest
 import torch
+import yaml
 from rich.console import Console
 
 from evomerge.bench.candidate import CandidateCost, CandidateReport, DiskCost, _few_shot_suite
@@ -65,6 +67,27 @@ def test_models_and_suite_of_a_user(bench, tiny):
     report = bench("models=tiny", "genome=tiny", "suite=tiny", "--config-dir", str(tiny))
     assert list(report["documents"]) == ["choice", "prose"]
     assert report["disk"] is None
+
+
+def test_passes_of_texts_that_are_drawn_count(bench, tiny, tmp_path):
+    """lm-eval makes them, not the harness."""
+    configs = tmp_path / "configs"
+    shutil.copytree(tiny, configs)
+    task = yaml.safe_load((configs / "tasks" / "choice.yaml").read_text())
+    task |= {
+        "task": "said",
+        "output_type": "generate_until",
+        "doc_to_target": "{{choices[0]}}",
+        "generation_kwargs": {"until": ["\n"], "max_gen_toks": 3, "do_sample": True, "temperature": 1.0},
+        "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+    }
+    del task["doc_to_choice"]
+    (configs / "tasks" / "said.yaml").write_text(yaml.safe_dump(task))
+    suite = {"include_path": ["tasks/"], "tasks": [{"name": "said", "metric": "exact_match"}]}
+    (configs / "suite" / "said.yaml").write_text(yaml.safe_dump(suite))
+    live = bench("models=tiny", "genome=tiny", "suite=said", "--config-dir", str(configs))["live"]
+    assert 0 < live["bare"] < live["whole"]
+    assert live["ratio"] == pytest.approx(live["whole"] / live["bare"])
 
 
 def test_prompts_of_the_generated_task_share_what_stands_before_the_document(tmp_path):

@@ -92,7 +92,7 @@ def test_what_is_no_sample_of_the_range_is_refused(values, n, alpha):
 def test_wilson_of_a_case_from_the_literature():
     # Newcombe (1998), table I: 81 of 263 has 0.2553 to 0.3662, 0 of 20 has 0 to 0.1611, 1 of 29 has 0.0061 to 0.1718
     for right, n, low, high in ((81, 263, 0.2553, 0.3662), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)):
-        assert interval([1] * right + [0] * (n - right)) == pytest.approx((low, high), abs=5e-5)
+        assert interval([1] * right + [0] * (n - right), within=(0, 1)) == pytest.approx((low, high), abs=5e-5)
 
 
 def test_student_of_a_hand_worked_case():
@@ -100,6 +100,24 @@ def test_student_of_a_hand_worked_case():
     reach = 2.776445 * math.sqrt(2.5 / 5)
     assert interval([1, 2, 3, 4, 5]) == pytest.approx((3 - reach, 3 + reach), abs=1e-5)
     assert interval([7.0]) == (-math.inf, math.inf)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 3.0])
+def test_equal_values_are_certain_of_nothing_unless_their_range_is_known(value):
+    """Twenty documents of a metric from 0 to 10 may all have 0: what else it might have, only its range tells."""
+    assert interval([value] * 20) == (-math.inf, math.inf)
+    assert paired([value] * 20, [1.0] * 20) == (value - 1, -math.inf, math.inf)
+    low, high = interval([value] * 20, within=(0, 10))
+    assert low <= value < high
+    assert high - low > 1
+    # rounding is no spread
+    assert interval([0.1 + 0.2, 0.3, 0.3]) == (-math.inf, math.inf)
+
+
+def test_zeros_and_ones_are_a_proportion_when_both_occur():
+    values = [1.0] * 12 + [0.0] * 8
+    assert interval(values) == interval(values, within=(0, 1))
+    assert interval(values, within=(0, 10)) != interval(values)
 
 
 def test_the_paired_interval_of_a_hand_worked_case():
@@ -201,7 +219,7 @@ def test_the_combined_interval_holds_a_weighted_mean_of_tasks():
         parts = []
         for share, n, weight in zip(truth, sizes, weights, strict=True):
             items = (rng.random(n) < share).astype(float)
-            parts.append((weight, Estimate(float(items.mean()), *interval(items))))
+            parts.append((weight, Estimate(float(items.mean()), *interval(items, within=(0, 1)))))
         _, low, high = combine(parts)
         hits += low <= mean <= high
     assert hits / 600 >= 0.93

@@ -1,9 +1,14 @@
 """What a task's digest depends on: all that can change a score of the same model, and nothing else."""
 
 import json
+from pathlib import Path
 
+import lm_eval.tasks
 import pytest
 
+import fitness.code
+from fitness.code import CodeReader
+from fitness.errors import SuiteError
 from fitness.harness import Harness
 from fitness.suite import SuiteConfig
 
@@ -90,3 +95,82 @@ def test_a_file_that_the_task_includes_is_part_of_it(tmp_path, write, digest):
         (tmp_path / "common").write_text(text)
         digests.add(digest())
     assert len(digests) == 2
+
+
+RESULTS = """import json
+from pathlib import Path
+
+ACCEPTED = json.loads((Path(__file__).parent / "accepted.json").read_text())
+
+
+def results(doc, results):
+    return {"exact_match": float(results[0] in ACCEPTED)}
+"""
+
+
+@pytest.fixture
+def code(tmp_path, write):
+    """code(): of a task in `tasks` whose file includes `common/base.yaml`, with a function there that reads a file."""
+    tasks, common = tmp_path / "tasks", tmp_path / "common"
+    for folder in (tasks, common, tasks / "words"):
+        folder.mkdir()
+    write()
+    text = (tmp_path / "gen.yaml").read_text().replace("task: gen\n", "")
+    (common / "base.yaml").write_text(text + "process_results: !function own.results\n")
+    (common / "own.py").write_text(RESULTS)
+    (common / "accepted.json").write_text('["dog"]')
+    data = {"data_files": {name: str(tmp_path / f"{name}.jsonl") for name in ("train", "test")}}
+    (tasks / "gen.yaml").write_text(f"task: gen\ninclude: ../common/base.yaml\ndataset_kwargs: {json.dumps(data)}\n")
+    (tasks / "words" / "more.txt").write_text("dog")
+    return lambda: Harness(SuiteConfig(include_path=(str(tasks),), tasks=[GEN])).code
+
+
+@pytest.mark.parametrize(
+    "path, text",
+    [
+        ("common/own.py", RESULTS + "\n"),
+        ("common/accepted.json", '["cat"]'),
+        ("tasks/words/more.txt", "cat"),
+        ("tasks/another.txt", ""),
+    ],
+)
+def test_the_code_of_a_task_and_the_files_beside_it_have_a_digest(tmp_path, code, path, text):
+    before = code()
+    assert code() == before
+    (tmp_path / path).write_text(text)
+    assert code()["gen"].digest != before["gen"].digest
+
+
+def test_what_no_function_reads_is_no_part_of_the_code(tmp_path, code, write_task):
+    before = code()
+    write_task(tmp_path / "tasks", "neighbour", like="gen")
+    for name in (".hidden", "__pycache__", ".git"):
+        (tmp_path / "tasks" / name).mkdir()
+        (tmp_path / "tasks" / name / "file").write_text("x")
+    (tmp_path / "tasks" / ".swap").write_text("x")
+    assert code() == before
+
+
+def test_code_is_told_by_its_place_among_the_others(tmp_path, code):
+    before = code()
+    (tmp_path / "tasks" / "words").rename(tmp_path / "tasks" / "phrases")
+    assert code()["gen"].digest != before["gen"].digest
+
+
+def test_a_task_without_functions_has_no_code(tmp_path, write):
+    write()
+    (tmp_path / "own.py").write_text(RESULTS)
+    assert Harness(SuiteConfig(include_path=(str(tmp_path),), tasks=[GEN])).code == {}
+
+
+def test_the_code_of_tasks_that_lm_eval_ships_is_named_by_its_version():
+    shipped = Path(lm_eval.tasks.__file__).parent / "hellaswag" / "hellaswag.yaml"
+    assert "!function" in shipped.read_text()
+    assert CodeReader(())(shipped) is None
+
+
+@pytest.mark.parametrize("limit, most", [("FILES", 2), ("BYTES", 100)])
+def test_a_folder_that_is_too_large_is_refused(code, monkeypatch, limit, most):
+    monkeypatch.setattr(fitness.code, limit, most)
+    with pytest.raises(SuiteError, match=r"too much lies beside a task with functions.*a folder of their own"):
+        code()

@@ -13,6 +13,7 @@ from fitness.estimates import (
     objective_estimate,
     score_difference,
     score_interval,
+    wants_range,
 )
 from fitness.items import TaskScores
 from fitness.suite import SuiteConfig
@@ -40,6 +41,9 @@ def test_only_a_mean_of_known_values_has_a_range():
     assert item_range(accuracy(1, 0, 1)) == (0, 1)
     assert item_range(accuracy(0.5, 100, 20)) is None  # a task of its own that counts in percent
     assert item_range(accuracy(1, 0, 1, metric="reward")) is None
+    assert item_range(accuracy(1, 0, 1, metric="reward"), (0, 10)) == (0, 10)
+    assert item_range(accuracy(0.5, 100, 20), (0, 100)) == (0, 100)
+    assert item_range(TaskScores("qa", "points", (0, 1), (1.0, 0.0), 0.3, True), (0, 10)) is None
     assert item_range(TaskScores("qa", "acc", (0, 1), (1.0, 0.0), 0.3, True)) is None  # aggregated otherwise
     assert item_range(perplexity(np.random.default_rng(0), np.arange(5, 30))) is None
 
@@ -47,6 +51,19 @@ def test_only_a_mean_of_known_values_has_a_range():
 def test_the_interval_of_an_aggregate_that_nothing_tells_is_unknown():
     assert score_interval(TaskScores("qa", "f1", (0, 1, 2), (1.0, 0.0, 1.0), 0.61, True)) is None
     assert score_interval(TaskScores("qa", "bleu", (), (), 17.0, True)) is None
+
+
+def test_equal_items_have_an_interval_where_their_range_is_known():
+    graded = accuracy(*[10.0] * 20, metric="points")
+    assert score_interval(graded) is None
+    assert wants_range(graded)
+    assert score_interval(graded, stated=(0, 10)) == pytest.approx((8.389, 10.0), abs=1e-3)  # ten times Wilson's
+    assert score_interval(accuracy(*[1.0] * 20)) == pytest.approx((0.8389, 1.0), abs=1e-4)
+    base = accuracy(*[7.0] * 20, metric="points")
+    assert score_difference(graded, base) is None
+    value, low, high = score_difference(graded, base, stated=(0, 10))
+    assert low < value == 3 < high
+    assert not wants_range(TaskScores("qa", "f1", (0, 1), (1.0, 0.0), 0.7, True))
 
 
 def corpus(score: float, *without: float, higher: bool = True, ids: tuple[int, ...] = (0, 1, 2, 3)) -> TaskScores:
@@ -61,6 +78,19 @@ def test_the_interval_of_a_jackknife_of_a_hand_worked_case():
     assert score_interval(corpus(2, 1, 3, 1, 3)) == pytest.approx((2 - reach, 2 + reach), abs=1e-3)
     # an error rate is never negative, and one that is could not be ranked
     assert score_interval(corpus(2, 1, 3, 1, 3, higher=False)) == pytest.approx((0, 2 + reach), abs=1e-3)
+
+
+def test_a_score_that_no_group_changes_is_not_certain():
+    """All of 50 documents are right, so F1 is 1 without any of them, too."""
+    perfect = TaskScores("qa", "f1", tuple(range(50)), (1.0,) * 50, 1.0, True, jackknife=(1.0,) * 20)
+    low, high = score_interval(perfect)
+    assert (low, high) == pytest.approx((0.9287, 1.0), abs=1e-4)  # Wilson's of 50 of 50
+    assert score_difference(perfect, perfect) is None
+    own = replace(perfect, metric="own")
+    assert score_interval(own) is None
+    assert wants_range(own)
+    assert score_interval(own, stated=(0, 1)) == (low, high)
+    assert score_interval(replace(perfect, score=100.0, jackknife=(100.0,) * 20)) is None, "F1 in percent"
 
 
 def test_a_mean_that_is_certain_of_nothing_below_zero_where_lower_is_better():
@@ -147,12 +177,49 @@ def test_the_difference_of_two_perplexities():
     words = rng.integers(5, 60, 60)
     a = perplexity(rng, words)
     values = tuple(value - 0.1 * count for value, count in zip(a.values, words, strict=True))
-    b = TaskScores("prose", a.metric, a.doc_ids, values, a.score * math.exp(0.1), False)
+    b = replace(a, values=values, score=a.score * math.exp(0.1))
     value, low, high = score_difference(a, b)
     assert value == pytest.approx(a.score - b.score)
     assert low < value < high < 0
-    interval = score_interval(TaskScores("prose", a.metric, a.doc_ids, a.values, a.score, False))
+    interval = score_interval(a)
     assert high - low < (interval[1] - interval[0]) / 2
+    # a study of an older evomerge has no lengths
+    bare = replace(a, weights=None), replace(b, weights=None)
+    assert score_difference(a, bare[1]) == score_difference(bare[0], b) == score_difference(*bare)
+    assert score_difference(*bare).low < low
+
+
+def test_two_perplexities_that_differ_much_are_no_less_sure():
+    """Documents differ by their lengths alone but for 1 %: log perplexity is 1 off, so nothing else is in doubt."""
+    rng = np.random.default_rng(4)
+    words = np.maximum(5, np.round(rng.lognormal(5.4, 0.8, 100)))
+    a, b = (prose(words, level + 0.01 * rng.standard_normal(100)) for level in (math.log(10), math.log(20)))
+    value, low, high = score_difference(a, b, 0.95, 1.05)
+    assert value == pytest.approx(10 - 21, abs=0.1)
+    assert high - low < 0.2
+    suite = SuiteConfig(tasks=[{"name": "prose", "metric": "word_perplexity"}])
+    lead = objective_difference({"prose": a}, {"prose": b}, suite)
+    assert lead.value == pytest.approx(1 / 11 - 1 / 21, abs=1e-3)
+    assert lead.high - lead.low < 1e-3
+
+
+def test_the_difference_of_two_perplexities_is_held_as_often_as_it_says():
+    rng = np.random.default_rng(5)
+    hits = 0
+    for _ in range(400):
+        words = np.maximum(5, np.round(rng.lognormal(5.4, 0.8, 80)))
+        hard = rng.normal(0, 0.1, 80)
+        a, b = (prose(words, math.log(level) + hard + rng.normal(0, 0.02, 80)) for level in (12, 10))
+        _, low, high = score_difference(a, b, 0.95, 1.05)
+        hits += low <= 12 - 1.05 * 10 <= high
+    assert 0.91 <= hits / 400 <= 0.98
+
+
+def prose(words, nats) -> TaskScores:
+    """Documents of so many words that take so many nats each."""
+    score = math.exp(float((words * nats).sum() / words.sum()))
+    ids, values = tuple(range(len(words))), tuple(map(float, -words * nats))
+    return TaskScores("prose", "word_perplexity", ids, values, score, False, tuple(map(float, words)))
 
 
 def test_the_objective_of_a_hand_worked_case():
@@ -162,8 +229,8 @@ def test_the_objective_of_a_hand_worked_case():
     found = objective_estimate(scores, {"qa": (0.55, 0.9), "prose": (3.0, 7.0)}, SUITE)
     down, up = math.hypot(0.75 * 0.2, 0.25 * (0.2 - 0.125)), math.hypot(0.75 * 0.15, 0.25 * (0.25 - 0.2))
     assert found == pytest.approx((0.6125, 0.6125 - down, 0.6125 + up))
-    exact = objective_estimate(scores, {"qa": (0.55, 0.9)}, SUITE)
-    assert exact.low == pytest.approx(0.6125 - 0.15)
+    # of a task without an interval nothing is certain
+    assert objective_estimate(scores, {"qa": (0.55, 0.9)}, SUITE) == (pytest.approx(0.6125), -math.inf, math.inf)
     negative = {**scores, "prose": TaskScores("prose", "loss", (0,), (-1.0,), -1.0, False)}
     with pytest.raises(ScoringError, match="cannot be ranked"):
         objective_estimate(negative, {}, SUITE)
@@ -183,8 +250,13 @@ def test_the_difference_of_two_objectives_is_that_of_their_values():
     assert (back.value, back.low, back.high) == pytest.approx((-found.value, -found.high, -found.low))
 
 
-def test_a_task_without_an_interval_enters_a_difference_as_it_is():
+def test_with_a_task_without_an_interval_a_difference_is_not_certain():
     f1 = {"qa": TaskScores("qa", "f1", (0, 1), (1.0, 0.0), 0.7, True)}
     other = {"qa": TaskScores("qa", "f1", (0, 1), (1.0, 1.0), 0.9, True)}
     suite = SuiteConfig(tasks=[{"name": "qa", "metric": "f1"}])
-    assert objective_difference(f1, other, suite) == pytest.approx((-0.2, -0.2, -0.2))
+    assert objective_difference(f1, other, suite) == (pytest.approx(-0.2), -math.inf, math.inf)
+    graded = [{"qa": accuracy(value, value, value, metric="points")} for value in (8.0, 7.0)]
+    for stated, certain in ((None, False), ((0, 10), True)):
+        suite = SuiteConfig(tasks=[{"name": "qa", "metric": "points", "range": stated}])
+        found = objective_difference(*graded, suite)
+        assert (found.value, math.isfinite(found.low)) == (1.0, certain)

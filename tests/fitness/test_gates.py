@@ -1,5 +1,7 @@
+import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -150,9 +152,10 @@ def test_over_part_of_the_documents_a_gate_is_missed_by_what_its_interval_misses
     assert difference is not None
     assert paired.limit == min(paired.bound, paired.bound + difference.high)
     assert paired.limit < paired.bound == pytest.approx(0.855)
-    # without an interval the score decides
-    (bare,) = judge(scored(acc=0.8), suite(acc={"at_least": 0.9}), {}, partial={"acc"})
-    assert (bare.limit, bare.cleared) == (0.8, False)
+    # without an interval nothing is certain
+    for score, held in ((0.8, 0.9), (0.95, 0.95)):
+        (bare,) = judge(scored(acc=score), suite(acc={"at_least": 0.9} | confidence), {}, partial={"acc"})
+        assert (bare.limit, bare.cleared) == (held, True)
 
 
 def test_beside_tasks_in_part_one_that_was_scored_in_full_is_judged_in_full():
@@ -212,6 +215,43 @@ def test_a_model_alone_without_an_interval_is_no_mistake_of_the_suite():
     config = suite_f1({"at_least": 0.5, "confidence": 0.9})
     with pytest.raises(ScoringError, match=r"no interval \(task acc: .*found f1 that is not defined without some"):
         judge({"acc": F1}, config, {"base": {"acc": jackknifed(0.6, 0.5, 0.6, 0.7)}})
+
+
+def graded(*values):
+    return {"acc": TaskScores("acc", "points", tuple(range(len(values))), values, sum(values) / len(values), True)}
+
+
+def test_equal_values_of_an_unknown_range_clear_no_gate_with_confidence():
+    gate, spread = {"at_least": 0.5, "confidence": 0.95}, graded(*[9.0, 10.0] * 10)
+    with pytest.raises(SuiteError, match=r"found points that none of 20 documents changes; state the metric's `range`"):
+        judge(graded(*[1.0] * 20), suite(acc=gate), {"base": graded(*[1.0] * 20)})
+    with pytest.raises(ScoringError, match=r"found points that none of 20 documents changes; state the metric's"):
+        judge(graded(*[1.0] * 20), suite(acc=gate), {"base": spread})
+    config = SuiteConfig(tasks=[{"name": "acc", "metric": "points", "gate": gate, "range": [0, 10]}])
+    (result,) = judge(graded(*[1.0] * 20), config, {"base": spread})
+    assert result.limit == pytest.approx(0.5, abs=0.1)
+    assert result.score == 1.0
+
+
+def test_a_perplexity_half_as_large_clears_a_gate_with_confidence():
+    """Documents differ in length, and each is as hard for both but for 2 %."""
+    rng = np.random.default_rng(0)
+    config = SuiteConfig(
+        tasks=[
+            {"name": "p", "metric": "word_perplexity", "gate": {"at_most": 1.05, "of": "base", "confidence": 0.95}},
+        ]
+    )
+    for _ in range(30):
+        words = np.maximum(5, np.round(rng.lognormal(5.5, 0.8, 100)))
+        hard = rng.normal(0, 0.1, 100)
+        half, base = (-(math.log(level) + hard + rng.normal(0, 0.02, 100)) * words for level in (10, 20))
+        scores = [
+            {"p": TaskScores("p", "word_perplexity", tuple(range(100)), tuple(nats), ppl, False, tuple(words))}
+            for nats in (half, base)
+            for ppl in (math.exp(-nats.sum() / words.sum()),)
+        ]
+        (result,) = judge(scores[0], config, {"base": scores[1]})
+        assert result.cleared
 
 
 @pytest.mark.parametrize("confidence", [0.4, 1.0, 95, "high"])

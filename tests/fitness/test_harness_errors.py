@@ -156,6 +156,35 @@ def test_a_gate_on_the_wrong_side(task_folder, spec, gate, message):
     assert f"gate bounds the wrong side {message}; write at_" in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "spec, gate, message",
+    [
+        (GEN, {"at_least": 1.01}, "(task gen: exact_match): expected a bound from 0 to 1, found >= 1.01"),
+        (GEN, {"at_least": 90, "confidence": 0.9}, "from 0 to 1, found >= 90 with confidence 0.9"),
+        (PERPLEXITY | {"range": [1, 50]}, {"at_most": 0.5}, "from 1 to 50, found <= 0.5"),
+    ],
+)
+def test_a_gate_that_no_score_can_clear(task_folder, spec, gate, message):
+    with pytest.raises(SuiteError) as refused:
+        load(task_folder, spec | {"gate": gate})
+    assert "no score can clear the gate" in str(refused.value)
+    assert message in str(refused.value)
+
+
+def test_a_gate_whose_metric_may_be_anything(tmp_path, task_folder, write_task):
+    """A task may compute what it likes under the name of a metric that lm-eval knows."""
+    (tmp_path / "own.py").write_text("def score(doc, results):\n    return {'exact_match': 100.0}\n")
+    data = {"data_files": {"test": str(task_folder / "test.jsonl")}}
+    path = write_task(tmp_path, "gen", dataset_kwargs=data, fewshot_split=None, num_fewshot=0)
+    gated = GEN | {"gate": {"at_least": 90}}
+    with pytest.raises(SuiteError, match="no score can clear the gate"):
+        load(tmp_path, gated)
+    path.write_text(path.read_text() + "process_results: !function own.score\n")
+    assert load(tmp_path, gated).directions == {"gen": True}
+    relative = {"at_least": 1.5, "of": "base"}
+    assert load(task_folder, GEN | {"gate": relative}).directions == {"gen": True}
+
+
 def test_a_gate_on_the_right_side(task_folder):
     gated = [GEN | {"gate": {"at_least": 0.5}}, PERPLEXITY | {"gate": {"at_most": 1.1, "of": "base"}}]
     assert load(task_folder, *gated).directions == {"gen": True, "cloze": False}

@@ -4,12 +4,19 @@ import json
 
 import pytest
 import torch
+from lm_eval import evaluator
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
 
 from fitness import harness as harness_module
 from fitness.batches import batch_size
+from fitness.confidence import interval
+from fitness.errors import ScoringError
+from fitness.estimates import score_interval
 from fitness.harness import Harness
 from fitness.likelihood import Likelihoods
 from fitness.network import Network
+from fitness.questions import questions
 from fitness.suite import SuiteConfig
 
 SPECS = (
@@ -111,6 +118,121 @@ def test_documents_without_an_answer_are_left_out(tmp_path, write_task, model, t
     assert scores["some"].doc_ids == (0, 2)
 
 
+@pytest.mark.parametrize("target", ["answer", "{{answer}}", "{{answer if answer is not none}}"])
+def test_a_null_is_no_answer(tmp_path, write_task, model, tokenizer, target):
+    """Jinja renders it as "None"; a document may also say so itself."""
+    documents = [{"prompt": f"one {number}", "answer": answer} for number, answer in enumerate(["cat", None, "None"])]
+    (tmp_path / "nulls.jsonl").write_text("".join(json.dumps(document) + "\n" for document in documents))
+    data = {"dataset_kwargs": {"data_files": {"test": "nulls.jsonl"}}, "fewshot_split": None, "num_fewshot": 0}
+    write_task(tmp_path, "nulls", like="gen", doc_to_target=target, **data)
+    spec = {"name": "nulls", "metric": "exact_match"}
+    suite = SuiteConfig(include_path=(str(tmp_path),), tasks=[spec], holdout={"fraction": 0})
+    harness = Harness(suite)
+    harness.bind(model, tokenizer)
+    assert harness.likelihood("dev")["nulls"].doc_ids == (0, 2)
+    assert [each.target for each in questions(suite)[0].documents.values()] == ["cat", "", "None"]
+
+
+POINTS = """
+def points(doc, results):
+    length = len(doc["prompt"])
+    return {"points": NAN if length % 3 == 0 else length % 10}
+"""
+
+
+@pytest.fixture
+def points(tmp_path, task_folder, write_task, model, tokenizer):
+    """points(aggregation, **spec): a harness of a task whose metric has no number for some of its documents."""
+
+    def make(aggregation, nan="float('nan')", **spec):
+        (tmp_path / "points.py").write_text(POINTS.replace("NAN", nan))
+        changes = {
+            "dataset_kwargs": {"data_files": {"test": str(task_folder / "test.jsonl")}},
+            "fewshot_split": None,
+            "num_fewshot": 0,
+            "metric_list": [{"metric": "points", "aggregation": aggregation, "higher_is_better": True}],
+        }
+        path = write_task(tmp_path, "points", like="gen", **changes)
+        path.write_text(path.read_text() + "process_results: !function points.points\n")
+        tasks = [{"name": "points", "metric": "points"} | spec]
+        changes = {"holdout": {"fraction": 0}, "batch_size": 16}
+        harness = Harness(SuiteConfig(include_path=(str(tmp_path),), tasks=tasks, **changes))
+        harness.bind(model, tokenizer)
+        return harness
+
+    return make
+
+
+@pytest.fixture
+def lengths(task_folder):
+    return [len(json.loads(line)["prompt"]) for line in (task_folder / "test.jsonl").read_text().splitlines()]
+
+
+def test_a_mean_may_leave_documents_out(points, lengths, model, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluator, "add_env_info", lambda results: None)  # seconds of pip
+    harness = points("nanmean")
+    found = harness.score("dev")["points"]
+    assert found.doc_ids == tuple(number for number, length in enumerate(lengths) if length % 3)
+    assert 0 < len(found.doc_ids) < len(lengths)
+    assert found.values == tuple(lengths[number] % 10 for number in found.doc_ids)
+    assert len(found.answers) == len(found.doc_ids)
+    results = evaluator.simple_evaluate(
+        HFLM(model, tokenizer=tokenizer, batch_size=16),
+        tasks=["points"],
+        task_manager=TaskManager(include_path=[str(tmp_path)], include_defaults=False),
+        bootstrap_iters=0,
+    )["results"]
+    assert found.score == results["points"]["points,none"]
+    assert score_interval(found) == interval(found.values)
+    assert (harness.raceable, harness.additive) == ({"points": False}, {"points": False})
+    with pytest.raises(ScoringError, match=r"score is not finite \(task points: points\)"):
+        harness.score("dev", items={"points": [lengths.index(next(each for each in lengths if each % 3 == 0))]})
+
+
+def test_a_document_that_has_no_number_is_named(points, lengths):
+    first = next(number for number, length in enumerate(lengths) if length % 3 == 0)
+    with pytest.raises(ScoringError) as refused:
+        points("mean").score("dev")
+    told = f"score is not finite (task points: points of document {first}): expected a finite number, found nan"
+    assert str(refused.value) == told
+
+
+def test_scores_keep_to_the_range_that_the_suite_states(points, lengths, caplog):
+    assert points("mean", nan="0", range=[0, 9]).score("dev")["points"].score > 0
+    first = next(number for number, length in enumerate(lengths) if length % 3 and length % 10 > 5)
+    with pytest.raises(ScoringError) as refused:
+        points("mean", nan="0", range=[0, 5]).score("dev")
+    assert str(refused.value) == (
+        f"score is out of range (task points: points of document {first}): "
+        f"expected 0 to 5, the range that the suite states, found {lengths[first] % 10}.0"
+    )
+    # of a median it is the score that keeps to it
+    assert points("median", nan="0", range=[0, 8]).score("dev")["points"].score <= 8
+    with pytest.raises(ScoringError, match=r"score is out of range \(task points: points\): expected 20 to 30"):
+        points("median", nan="0", range=[20, 30]).score("dev")
+    assert caplog.text == ""
+
+
+def test_a_range_is_part_of_what_scores_depend_on(points):
+    plain, ranged = points("mean", nan="0"), points("mean", nan="0", range=[0, 9])
+    assert plain.digests != ranged.digests
+    assert plain.digests == points("mean", nan="0").digests
+
+
+def test_who_does_not_state_a_range_is_told_where_it_is_missed(points, tmp_path, caplog):
+    harness = points("mean", nan="0")
+    harness.score("dev")
+    assert caplog.text == ""
+    equal = [number for number, value in enumerate(harness.score("dev")["points"].values) if value == 0]
+    harness.score("dev", items={"points": equal})  # part of the documents, as on a rung
+    assert caplog.text == ""
+    (tmp_path / "points.py").write_text("def points(doc, results):\n    return {'points': 3}\n")
+    alike = Harness(harness.suite)
+    alike.bind(harness._network.model, harness._lm.tokenizer)
+    assert score_interval(alike.score("dev")["points"]) is None
+    assert "task points: points has no confidence interval, as no document changes it: state its `range`" in caplog.text
+
+
 def test_metrics_of_a_corpus_cannot_race(tmp_path, task_folder, write_task):
     data = {"data_files": {"test": str(task_folder / "test.jsonl")}}
     for name, metric, aggregation in (("mean", "exact_match", "mean"), ("corpus", "bleu", "bleu")):
@@ -164,6 +286,22 @@ def test_bare_seconds_are_part_of_the_whole(harness, monkeypatch):
     handle = harness._network.model.register_forward_hook(lambda *_: passes.append(1))
     assert harness.bare_seconds("dev") == len(passes) > 0
     handle.remove()
+
+
+def test_bare_seconds_hold_what_lm_eval_generates(task_folder, model, tokenizer, monkeypatch):
+    """Texts that are drawn are lm-eval's, and so are all where the model changes its own logits."""
+    specs = ({"name": "gen_sampled", "metric": "exact_match"}, {"name": "choice", "metric": "acc"})
+    ticks = iter(range(10**6))
+    monkeypatch.setattr("fitness.network.perf_counter", lambda: next(ticks))
+    seconds = []
+    for tasks in (specs[:1], specs):
+        harness = Harness(SuiteConfig(include_path=(str(task_folder),), tasks=tasks))
+        harness.bind(model, tokenizer)
+        passes = []
+        with model.register_forward_hook(lambda *_, seen=passes: seen.append(1)):
+            seconds.append(harness.bare_seconds("dev"))
+        assert seconds[-1] == len(passes)
+    assert 0 < seconds[0] < seconds[1]
 
 
 def test_logits_are_computed_only_where_they_are_read(model):

@@ -107,7 +107,7 @@ def test_what_cannot_be_raced_is_scored_at_once_and_told_once():
     ]
     assert [bleu.partial(rung) for rung in range(3)] == [{"b"}, {"b"}, set()]
     assert bleu.notes == [
-        "task a: acc has no value per document, so it is scored in full and never raced",
+        "task a: acc has no value for each document, so it is scored in full and never raced",
         "task b: a rung of 0.1 of its 4 documents takes one",
     ]
 
@@ -206,6 +206,20 @@ def test_a_metric_without_a_known_range_allows_no_certainty():
     drawn = {"a": scores("a", dict.fromkeys(contest.rungs[0].items["a"], 0.0), "points")}
     assert not contest.gated
     assert contest.doomed(drawn, judge(drawn, config, {}), 0) is None
+
+
+def test_a_range_that_the_suite_states_allows_certainty():
+    config = suite({"gate": {"at_least": 9.0}, "metric": "acc", "range": [0, 10]})
+    contest = race({"a": 400}, config, a=scores("a", dict.fromkeys(range(400), 10.0)))
+    for value, told in ((9.5, None), (2.0, "certain to miss the gate of a")):
+        drawn = {"a": scores("a", dict.fromkeys(contest.rungs[0].items["a"], value))}
+        assert contest.doomed(drawn, judge(drawn, config, {}), 0) == told
+
+
+def test_what_lacks_a_value_for_some_documents_is_never_certain_to_miss():
+    config = suite({"gate": {"at_least": 0.9}})
+    contest = race({"a": 400}, config, a=scores("a", dict.fromkeys(range(399), 1.0)))
+    assert not contest.gated
 
 
 def test_the_likelihood_of_answers_is_weighted_as_the_objective_is():

@@ -26,8 +26,10 @@ def test_defaults_are_those_of_the_documentation():
 def test_a_suite_survives_the_way_into_the_study_and_back():
     gates = [{"at_least": 0.9}, {"at_least": 0.98, "of": "best_parent"}, {"at_most": 1.05, "of": "base"}]
     tasks = [{"name": f"task{number}", "metric": "acc", "gate": gate} for number, gate in enumerate(gates)]
+    tasks[1]["range"] = [0, 10]
     config = parse({"tasks": tasks, "include_path": ["tasks"], "batch_size": 7})
     assert parse(config.model_dump(mode="json")) == config
+    assert config.ranges == {"task0": None, "task1": (0, 10), "task2": None}
     assert [str(task.gate) for task in config.tasks] == [">= 0.9", ">= 0.98 x best_parent", "<= 1.05 x base"]
 
 
@@ -42,6 +44,14 @@ def test_a_suite_survives_the_way_into_the_study_and_back():
         (suite(wieght=1), "unknown key (suite.yaml: tasks.0.wieght); did you mean 'weight'?"),
         (suite(weight=0), "tasks.0.weight): expected greater than 0, found 0"),
         (suite(weight=-1), "tasks.0.weight): expected greater than 0, found -1"),
+        (
+            suite(range=[10, 0]),
+            "range is empty (task refunds: range): expected two numbers, the lower one first, found [1",
+        ),
+        (suite(range=[1, 1]), "range is empty (task refunds: range)"),
+        (suite(range=[0]), "key missing (suite.yaml: tasks.0.range.1)"),
+        (suite(range=[0, float("inf")]), "tasks.0.range.1): expected a finite number"),
+        (suite(range=10), "tasks.0.range): expected a list, found 10"),
         (suite(num_fewshot=-1), "tasks.0.num_fewshot): expected greater than or equal to 0, found -1"),
         ({"tasks": []}, "tasks): expected tuple should have at least 1 item"),
         ({"tasks": suite()["tasks"] * 2}, "task is listed twice (task refunds)"),

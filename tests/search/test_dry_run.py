@@ -2,12 +2,14 @@
 
 import json
 import shutil
+import socket
 
 import pytest
 import yaml
 
 from evomerge.cli import main
 from evomerge.config import search_config
+from evomerge.errors import ConfigError
 from evomerge.search import dry_run
 from evomerge.study import Environment, Result, Study
 
@@ -76,6 +78,32 @@ def test_hours_are_those_of_studies_of_the_same_models_and_suite(read, searched)
     assert document.hint is None
     limited = dry_run(read("budget.candidates=1100", "budget.hours=0.01", "workers.count=2"))
     assert limited.estimated_hours == 0.01
+
+
+def test_hours_are_those_of_workers_of_the_same_kind(read, searched):
+    """Of as many as are asked for, if there are such; else it is said that they were others."""
+    workers = read().workers.model_dump()
+    searched("gpus", 1.0, workers=workers | {"gpus": 1, "count": 2})
+    searched("threads", 2.0, workers=workers | {"cpus": 2, "count": 2})
+    searched("four", 40.0, workers=workers | {"count": 4})
+    document = dry_run(read("budget.candidates=110", "workers.count=2"))
+    recipes = 110 + len(document.baselines)
+    assert document.estimated_from == ("four",)
+    assert document.estimated_hours == pytest.approx(40.0 * recipes / 2 / 3600)
+    assert any("at the pace of workers.count=4, not 2" in warning for warning in document.warnings)
+    searched("two", 30.0, workers=workers | {"count": 2})
+    document = dry_run(read("budget.candidates=110", "workers.count=2"))
+    assert document.estimated_from == ("two",)
+    assert not any("workers.count" in warning for warning in document.warnings)
+
+
+def test_a_cluster_is_only_asked_whether_it_is_there(read):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        document = dry_run(read("workers.count=1000", f"workers.address='{address}'"))
+        assert f"the cluster at {address} was not asked whether it has room for the workers" in document.warnings
+    with pytest.raises(ConfigError, match="no Ray cluster to work on"):
+        dry_run(read(f"workers.address='{address}'"))
 
 
 def test_the_command_writes_nothing_and_prints_a_document(words, tmp_path, capsys):

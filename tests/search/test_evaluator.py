@@ -22,11 +22,11 @@ def evaluator(config) -> Evaluator:
     torch.set_num_threads(threads)
 
 
-def job(config: SearchConfig, weight: float | str) -> Job:
+def job(config: SearchConfig, weight: float | str, scale: float = 1.0) -> Job:
     base, first = config.models.base.ref, config.models.parents[0].ref
     recipe = (
         f"{{merge_method: task_arithmetic, base_model: {base}, dtype: float32, "
-        f"models: [{{model: {first}, parameters: {{weight: {weight}}}}}]}}"
+        f"models: [{{model: {first}, parameters: {{weight: {weight}}}}}], parameters: {{lambda: {scale}}}}}"
     )
     return Job("candidate", recipe)
 
@@ -36,7 +36,7 @@ def test_a_failure_is_a_value_and_the_next_candidate_is_scored_as_ever(config, e
     assert before.reason is None
     assert set(before.seconds) == {"merge", "score"}
 
-    overflowing = evaluator.evaluate(job(config, 1e39))
+    overflowing = evaluator.evaluate(job(config, 3e38, 100.0))
     assert "overflows" in overflowing.reason
     assert overflowing.scores == {}
     not_finite = evaluator.evaluate(job(config, "[{filter: mlp, value: 1.0e+38}, {value: 0.0}]"))

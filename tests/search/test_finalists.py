@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from statistics import fmean
 
 import pytest
 import torch
@@ -12,14 +13,15 @@ from evomerge.config import SearchConfig, search_config
 from evomerge.errors import ModelError, NothingFeasibleError, ScoringError
 from evomerge.optimize import make_optimizer
 from evomerge.search.evaluator import Evaluator
-from evomerge.search.finalists import choose_winner
+from evomerge.search.finalists import _is_rounding, choose_winner
 from evomerge.search.judge import Judge
 from evomerge.search.loop import MAX_FAILURES, Search
 from evomerge.search.outcome import Job, Outcome
 from evomerge.search.progress import SearchProgress
 from evomerge.search.space import genome_of
 from evomerge.study import Study, describe_environment
-from evomerge.study.items import baseline_items
+from evomerge.study.items import baseline_items, candidate_items
+from fitness.items import TaskScores
 from fitness.racing import Course
 from fitness.suite import Holdout, SuiteConfig
 
@@ -95,9 +97,10 @@ def test_the_first_that_clears_every_gate_is_told_of_until_that_is_recorded(sear
         tell = [lambda candidate: told.append(candidate.number)]
         Search(config, study, genome, optimizer, pool, search.progress, lambda: None, course, *tell).run()
 
-    def killed(name: str, _: object) -> None:
-        assert name == "told feasible"
-        raise KeyboardInterrupt
+    def killed(name: str, value: object) -> None:
+        if name == "told feasible":
+            raise KeyboardInterrupt
+        Study.note(study, name, value)
 
     with monkeypatch.context() as patch:
         patch.setattr(study, "note", killed)
@@ -122,10 +125,25 @@ def test_a_worker_that_dies_at_the_end_costs_nothing(search, pool):
     assert search.study.candidate(3).attempts == 2
 
 
-def test_what_ends_while_the_search_pauses_is_kept(search, pool):
+def test_what_ends_while_the_search_pauses_is_kept(search, pool, capsys):
     search.wish = lambda: "pause" if len(pool.names) == len(search.sources) else None
     search.run()
     assert [baseline.name for baseline in search.study.baselines()] == pool.names == list(search.sources)
+    assert "pausing once the running job is done; Ctrl-C" in capsys.readouterr().err
+
+
+def test_what_is_left_to_score_on_holdout_is_told(search, pool, capsys):
+    search.run()
+    due = sorted(search.study.candidates(), key=lambda each: each.floor, reverse=True)[:3]
+    pool.faults[str(due[1].number)] = [Outcome(reason="refused")]
+    choose_winner(search)
+    recipes = len(search.sources) + len(search.uniform) + 3
+    numbers = ", ".join(str(each.number) for each in due)
+    assert f"holdout: {recipes} recipes, candidates {numbers} among them\n" in capsys.readouterr().err
+    choose_winner(search)  # as a resumed session does
+    assert f"holdout: 1 recipe, candidate {due[1].number} among them\n" in capsys.readouterr().err
+    choose_winner(search)
+    assert "holdout: " not in capsys.readouterr().err
 
 
 def test_a_candidate_that_kills_every_worker_fails(search, pool):
@@ -148,7 +166,7 @@ def test_candidates_that_all_fail_end_the_search_with_the_reason(search, pool):
 
 def test_a_winner_of_an_earlier_session_is_not_lost_to_finalists_that_fail_on_holdout(search, pool):
     search.run()
-    ranked = sorted(search.study.candidates(), key=lambda each: (-each.floor, each.number))
+    ranked = sorted(search.study.candidates(), key=lambda each: each.floor, reverse=True)
     for candidate in ranked[:3]:
         pool.faults[str(candidate.number)] = [Outcome(reason="refused")] * 9
     first = ranked[3]
@@ -193,7 +211,7 @@ def test_without_holdout_the_lead_is_that_on_dev(search):
 def test_the_winner_has_the_highest_lower_limit(search, pool):
     """One right answer of one has the higher mean, and the less certain one."""
     search.run()
-    ranked = sorted(search.study.candidates(), key=lambda each: (-each.floor, each.number))
+    ranked = sorted(search.study.candidates(), key=lambda each: each.floor, reverse=True)
     outcome = pool.evaluator.evaluate(Job("x", ranked[0].recipe))
     one = replace(outcome.scores["choice"], doc_ids=(0,), values=(1.0,), score=1.0)
     lucky = search.judge(Outcome(outcome.scores | {"choice": one}), "dev")
@@ -248,12 +266,73 @@ def test_an_export_that_scores_otherwise_is_not_handed_over(search, pool):
     assert not search.study.folder.best.exists()
 
 
-def test_other_hardware_than_in_an_earlier_session_is_no_mismatch(search, pool):
+def test_other_hardware_than_in_an_earlier_session_is_no_mismatch(search, config, pool, capsys):
+    """Larger batches sum in another order, as another processor does: log-likelihoods differ in their last bits."""
     search.run()
     best = search.study.best
-    elsewhere = pool.evaluator.evaluate(Job("x", search.sources["second"]))
+    suite = config.suite.model_copy(update={"batch_size": 8})
+    elsewhere = Evaluator(config.models, suite, config.workers).evaluate(Job("x", best.recipe))
+    items = {task: dict(zip(each.doc_ids, each.values, strict=True)) for task, each in elsewhere.scores.items()}
+    assert items != search.study.items(candidate_items(best.number))
+    assert elsewhere.means == pytest.approx(best.scores, rel=1e-5)
     pool.faults = {"export": [elsewhere], "live": [elsewhere]}
     assert choose_winner(search) == best
+    assert f"candidate {best.number} differs from its record by rounding: choice 0." in capsys.readouterr().err
+
+
+def test_a_winner_that_no_longer_scores_what_was_recorded_is_not_handed_over(search, pool, config):
+    """As after its scores were kept from before the models were changed: the export says the same as the live model."""
+    search.run()
+    best = search.study.best
+    other = pool.evaluator.evaluate(Job("x", search.sources["second"]))
+    pool.faults = {"export": [other], "live": [other]}
+    both = f"expected .*{best.scores['prose']}.*found .*{other.means['prose']}"
+    with pytest.raises(ScoringError, match=rf"does not score what the search recorded.*{both}.*remove .*\.scores and"):
+        choose_winner(search)
+    assert search.study.winner is None
+    assert not search.study.folder.best.exists()
+
+
+def test_a_winner_that_by_rounding_misses_a_gate_is_not_handed_over(search, pool):
+    search.run()
+    best = search.study.best
+    outcome = pool.evaluator.evaluate(Job("x", best.recipe))
+    prose = outcome.scores["prose"]
+    near = replace(prose, values=tuple(value * 1.0001 for value in prose.values), score=prose.score * 1.0001)
+    gate = {"at_most": (prose.score + near.score) / 2}
+    tasks = [
+        each.model_copy(update={"gate": type(each.gate)(**gate)}) if each.name == "prose" else each
+        for each in search.config.suite.tasks
+    ]
+    search.judge = Judge(search.config.suite.model_copy(update={"tasks": tuple(tasks)}))
+    rounded = replace(outcome, scores=outcome.scores | {"prose": near})
+    pool.faults = {"export": [rounded], "live": [rounded]}
+    with pytest.raises(ScoringError, match=r"does not score what the search recorded.*misses the gate of prose"):
+        choose_winner(search)
+
+
+@pytest.mark.parametrize(
+    "before, after, same",
+    [
+        ([1.0] * 12 + [0.0] * 12, [1.0] * 13 + [0.0] * 11, True),  # one document
+        ([1.0] * 12 + [0.0] * 12, [1.0] * 14 + [0.0] * 10, False),
+        ([0.0] * 24, [1.0] + [0.0] * 23, True),
+        ([0.0] * 24, [1.0] * 2 + [0.0] * 22, False),
+        ([1.0] * 600 + [0.0] * 400, [1.0] * 625 + [0.0] * 375, True),  # of long answers
+        ([1.0] * 600 + [0.0] * 400, [1.0] * 660 + [0.0] * 340, False),
+    ],
+)
+def test_what_rounding_may_do_to_a_count(before, after, same):
+    ids = tuple(range(len(before)))
+    one, other = (TaskScores("t", "acc", ids, tuple(each), fmean(each), True) for each in (before, after))
+    assert _is_rounding(one, other) == _is_rounding(other, one) == same
+
+
+@pytest.mark.parametrize("factor, same", [(1.0, True), (1.001, True), (0.99, True), (1.1, False), (0.8, False)])
+def test_what_rounding_may_do_to_a_perplexity(factor, same):
+    """Its documents have log-likelihoods, whose range says nothing of a perplexity."""
+    one = TaskScores("t", "word_perplexity", (0, 1), (-300.0, -10.0), 12.0, False, weights=(100.0, 5.0))
+    assert _is_rounding(one, replace(one, score=12.0 * factor)) == same
 
 
 def test_an_export_that_cannot_be_checked_says_why(search, pool):

@@ -24,6 +24,16 @@ def test_a_candidate_whose_gate_cannot_be_judged_fails_with_the_reason():
     assert (failed.scores, failed.item_evaluations) == ({"said": 0.6}, 3)
 
 
+def test_with_a_score_that_nothing_is_certain_of_the_objective_has_no_interval():
+    """All documents of a metric of unknown range have the same value; its range would say what others may have."""
+    scores = {"said": TaskScores("said", "points", (0, 1, 2, 3), (7.0,) * 4, 7.0, True)}
+    for stated, certain in ((None, False), ((0, 10), True)):
+        suite = SuiteConfig(tasks=[{"name": "said", "metric": "points", "range": stated}])
+        result = Judge(suite)(Outcome(scores=scores), "dev")
+        assert result.objective == 7
+        assert (list(result.intervals) == ["said"]) is (result.objective_interval is not None) is certain
+
+
 def test_a_gate_that_cannot_be_judged_for_the_base_is_the_suites_mistake():
     judge = Judge(SUITE)
     judge.refer("base", "dev", {"said": WITHOUT})

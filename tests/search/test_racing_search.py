@@ -8,6 +8,7 @@ import pytest
 
 from evomerge.config import SearchConfig, search_config
 from evomerge.errors import StudyError
+from evomerge.optimize import Told
 from evomerge.search.loop import Search
 from evomerge.search.outcome import Job
 from evomerge.search.progress import SearchProgress
@@ -224,6 +225,22 @@ def test_without_a_generation_candidates_race_against_gates_only(config, session
     reasons = {candidate.stopped for candidate in StudyView(tmp_path / "s").candidates()}
     assert None in reasons
     assert not any(reason and reason.startswith("not among the best") for reason in reasons)
+
+
+def test_no_optimizer_is_told_the_objective_of_part_of_the_documents(session, tiny, tmp_path, monkeypatch):
+    words = ["models=tiny", "genome=tiny", "suite=tiny", "study=s", "budget.candidates=12", "seed=1", "optimizer=tpe"]
+    config = search_config([*words, RACING, GATES.replace("0.3", "0.6")], tiny)
+    told: list[Told] = []
+    for _ in range(2):  # the second session tells what is recorded
+        with session(tmp_path / "s", config) as search:
+            tell = search._optimizer.tell
+            monkeypatch.setattr(search._optimizer, "tell", lambda batch, tell=tell: (told.extend(batch), tell(batch)))
+            search.run()
+    candidates = StudyView(tmp_path / "s").candidates()
+    assert {each.stopped is None for each in candidates} == {True, False}
+    assert [(one.objective, one.violations) for one in told] == 2 * [
+        (None, ()) if each.stopped else (each.objective, tuple(each.violations.values())) for each in candidates
+    ]
 
 
 @pytest.mark.parametrize("optimizer, draws", [("cma_es", 1), ("random", 6)])

@@ -46,12 +46,12 @@ def place(tiny, family, tmp_path) -> Path:
 
 @pytest.fixture
 def key(place) -> Callable[..., str]:
-    """key(*overrides, recipe=..., split=...): of a job in the place as it is now."""
+    """key(*overrides, recipe=..., split=..., ...): of a job in the place as it is now."""
 
-    def make(*overrides: str, recipe: str | None = None, split: str = "dev", environment=ENVIRONMENT) -> str:
+    def make(*overrides: str, recipe: str | None = None, environment=ENVIRONMENT, **job) -> str:
         config = read(place, *overrides)
         keys = ScoreKeys(config, Harness(config.suite), environment)
-        return keys(Job("x", recipe or uniform_recipes(config.models)["dare_ties"], split))
+        return keys(Job("x", recipe or uniform_recipes(config.models)["dare_ties"], **job))
 
     return make
 
@@ -126,10 +126,6 @@ def change_a_document(place: Path) -> None:
     path.write_text(path.read_text().replace("cat", "dog", 1))
 
 
-def change_code_of_a_task(place: Path) -> None:
-    (place / "tasks" / "own.py").write_text("SHIFT = 1\n")
-
-
 @pytest.mark.parametrize(
     "change",
     [
@@ -138,13 +134,36 @@ def change_code_of_a_task(place: Path) -> None:
         change_the_middle_of_a_tensor,
         change_a_task,
         change_a_document,
-        change_code_of_a_task,
     ],
 )
 def test_what_a_score_is_made_of_counts(place, key, change):
     before = key()
     change(place)
     assert key() != before
+
+
+@pytest.mark.parametrize("name", ["own.py", "accepted.json"])
+def test_the_code_of_a_task_and_what_it_reads_count(place, key, name):
+    tasks = place / "tasks"
+    with (tasks / "choice.yaml").open("a") as file:
+        file.write("process_results: !function own.results\n")
+    (tasks / "own.py").write_text("def results(doc, results):\n    return {'acc': 1.0}\n")
+    (tasks / "accepted.json").write_text("[1]")
+    before = key()
+    with (tasks / name).open("a") as file:
+        file.write("\n")
+    assert key() != before
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_of_some_documents_the_whole_split_counts(place, key, answers):
+    """lm-eval draws few-shot examples along the split, so what a document is shown depends on those before it."""
+    fractions = [f"suite.holdout.fraction={fraction}" for fraction in (0.3, 0.25)]
+    documents = [Harness(read(place, each).suite).documents["choice"]["dev"] for each in fractions]
+    items = {"choice": tuple(sorted(set(documents[0]) & set(documents[1])))[-3:]}
+    assert documents[0] != documents[1]
+    first, second = (key(each, items=items, answers=answers) for each in fractions)
+    assert first != second
 
 
 def test_a_model_that_the_recipe_does_not_name_does_not_count(place, key):
