@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import math
 import os
 import secrets
 import sys
@@ -24,6 +23,7 @@ from evomerge.terminal import (
     add_study,
     progress_bar,
     show,
+    terminable,
     together,
 )
 
@@ -35,7 +35,7 @@ INTERRUPTED = 130
 LOOK = 0.2  # seconds between looks at a search that is awaited
 
 EXIT_CODES = """exit codes: 0 done; 1 a bug; 2 wrong usage or config; 3 nothing feasible; 4 incompatible or damaged
-models; 5 the study is in use or cannot be read; 130 interrupted, resumable"""
+models; 5 the study is in use or cannot be read; 130 interrupted, resumable; 143 a merge was ended by SIGTERM"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     resume = commands.add_parser(
         "resume",
         help="go on with a study",
-        description="Go on with a study that was paused, stopped or interrupted, or that has used up its budget.",
+        description="Go on with a study that was paused, stopped or interrupted, or finished with a smaller budget.",
     )
     add_study(resume)
     resume.add_argument("overrides", nargs="*", metavar="key=value", help="only budget.*, workers.* and notify.*")
@@ -355,20 +355,21 @@ def _merge(options: argparse.Namespace) -> int:
     from evomerge.recipe import Recipe
 
     file = None if options.progress is None else ProgressFile(options.progress)
-    for step in steps(Recipe.read(options.recipe), options.out, options.intermediate):
-        with progress_bar(step.out.name) as bar:
-            plan = merge_to_disk(
-                step.recipe,
-                step.out,
-                device=options.device,
-                max_shard_size=options.max_shard_size,
-                kernels=options.compile,
-                card=step.card,
-                progress=together(bar, file),
-            )
-        for warning in plan.warnings:
-            print(f"evomerge: warning: {warning}", file=sys.stderr)
-        print(f"merged into {step.out}")
+    with terminable():
+        for step in steps(Recipe.read(options.recipe), options.out, options.intermediate):
+            with progress_bar(step.out.name) as bar:
+                plan = merge_to_disk(
+                    step.recipe,
+                    step.out,
+                    device=options.device,
+                    max_shard_size=options.max_shard_size,
+                    kernels=options.compile,
+                    card=step.card,
+                    progress=together(bar, file),
+                )
+            for warning in plan.warnings:
+                print(f"evomerge: warning: {warning}", file=sys.stderr)
+            print(f"merged into {step.out}")
     return 0
 
 
@@ -388,16 +389,17 @@ def _score(options: argparse.Namespace) -> int:
 
     config = score_config(options.overrides, options.config_dir)
     scores = score_model(options.target, config.suite, config.workers, options.split)
-    intervals = {task: found for task, result in scores.items() if (found := score_interval(result)) is not None}
+    intervals = {
+        task: found
+        for task, result in scores.items()
+        if (found := score_interval(result, stated=config.suite.ranges[task])) is not None
+    }
     if options.json:
         document = {
             "target": options.target,
             "split": options.split,
             "scores": {task: result.score for task, result in scores.items()},
-            # JSON has no infinity
-            "intervals": {
-                task: [end if math.isfinite(end) else None for end in ends] for task, ends in intervals.items()
-            },
+            "intervals": intervals,
             "metrics": {task: result.metric for task, result in scores.items()},
             "items": {task: len(result.values) for task, result in scores.items()},
         }

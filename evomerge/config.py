@@ -2,8 +2,10 @@
 
 import math
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
@@ -11,6 +13,7 @@ from urllib.parse import urlsplit
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -167,6 +170,12 @@ def conf_dir() -> Path:
     return inside if inside.is_dir() else PACKAGE.parent / "conf"
 
 
+def check_config_dir(config_dir: Path) -> None:
+    """Refuse a folder of options that is not there. Raises ConfigError."""
+    if not config_dir.is_dir():
+        raise ConfigError("no such config folder", where=config_dir, expected="a folder", remedy="check --config-dir")
+
+
 def search_config(overrides: Sequence[str], config_dir: Path | None = None) -> SearchConfig:
     """Compose and check the config of a search.
 
@@ -228,10 +237,7 @@ def _hydra(config_dir: Path | None) -> Iterator[list[str]]:
     OmegaConf.register_new_resolver("demo", lambda name: str(PACKAGE / "demo" / name), replace=True)
     search_path = []
     if config_dir is not None:
-        if not config_dir.is_dir():
-            raise ConfigError(
-                "no such config folder", where=config_dir, expected="a folder", remedy="check --config-dir"
-            )
+        check_config_dir(config_dir)
         search_path = [f"hydra.searchpath=[file://{config_dir.absolute()}]"]
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
@@ -241,6 +247,7 @@ def _hydra(config_dir: Path | None) -> Iterator[list[str]]:
 
 
 def _compose(name: str, overrides: Sequence[str], config_dir: Path | None) -> dict[str, Any]:
+    _check_choices(overrides, config_dir)
     with _hydra(config_dir) as search_path:
         try:
             config = compose(name, overrides=[*map(_tolerant, overrides), *search_path])
@@ -268,11 +275,53 @@ def _compose(name: str, overrides: Sequence[str], config_dir: Path | None) -> di
             place = f"{error.problem_mark.name}:{error.problem_mark.line + 1}" if error.problem_mark else name
             raise ConfigError("not valid YAML", where=place, found=error.problem) from error
         except (HydraException, OmegaConfBaseException) as error:
+            if missing := re.match(r"You must specify '(\w+)'.*?Available options:(.*)", str(error), re.DOTALL):
+                group, options = missing[1], ", ".join(missing[2].split())
+                raise ConfigError(
+                    "choice missing",
+                    where=group,
+                    expected=f"{group}=NAME, one of {options}",
+                    remedy="add it to the command line or to the experiment",
+                ) from error
             cause = error.__cause__ or error
             lines = [line.strip() for line in f"{error}\n{'' if cause is error else cause}".splitlines()]
             raise ConfigError(" ".join(line for line in lines if line)) from error
     assert isinstance(data, dict)
     return {str(key): value for key, value in data.items()}
+
+
+def _check_choices(overrides: Sequence[str], config_dir: Path | None) -> None:
+    """Refuse what Hydra does not: a choice that is no name, and an experiment of the user that it puts in no place."""
+    for override in overrides:
+        group, _, value = override.partition("=")
+        if group not in GROUPS:
+            continue
+        try:
+            chosen = OverridesParser.create().parse_overrides([override])[0].value()
+        except OverrideParseException:  # told where it is composed
+            continue
+        names = chosen if isinstance(chosen, list) else [chosen]
+        if not all(isinstance(name, str) for name in names):
+            raise ConfigError("not a choice", where=group, expected=f"{group}=NAME", found=value)
+        if group == "experiment" and config_dir is not None:
+            for name in names:
+                _check_header(config_dir, f"{group}/{name}.yaml")
+
+
+def _check_header(config_dir: Path, experiment: str) -> None:
+    """Hydra takes a package from the first lines only, and drops one behind a comment without a word."""
+    path = config_dir / experiment
+    if not path.is_file():
+        return
+    lines = map(str.strip, path.read_text(encoding="utf-8", errors="replace").splitlines())
+    head = takewhile(lambda line: not line or re.match(r"#\s*@", line), lines)
+    if not any(re.fullmatch(r"#\s*@package +_global_", line) for line in head):
+        raise ConfigError(
+            "experiment without an effective package header",
+            where=experiment,
+            expected="# @package _global_",
+            remedy="make that its first line, above all keys and other comments",
+        )
 
 
 def _tolerant(override: str) -> str:

@@ -2,19 +2,24 @@
 
 import argparse
 import json
+import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 from evomerge.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+
+UNFOLDED = 1000  # columns of what is piped
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with how much is done and how much there is in all."""
@@ -58,10 +63,10 @@ def add_json(parser: "argparse.ArgumentParser | argparse._MutuallyExclusiveGroup
 
 
 def show(*renderables: "RenderableType") -> None:
-    """Print on standard output, one after another."""
+    """Print on standard output, one after another: as wide as the terminal or as $COLUMNS, elsewhere unfolded."""
     from rich.console import Console
 
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else UNFOLDED)
     for renderable in renderables:
         console.print(renderable)
 
@@ -78,6 +83,26 @@ def progress_bar(what: str) -> Iterator[Progress | None]:
     with Bar(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM removes what is half written, as Ctrl-C does, and exits with 143, where this is the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, _frame: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    except SystemExit:
+        print("evomerge: terminated", file=sys.stderr)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def together(*listeners: Progress | None) -> Progress:

@@ -6,7 +6,8 @@ what was done; a program that takes JSON gets an `Answer`.
 
 import os
 import time
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote
@@ -16,24 +17,27 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.responses import Response
 
-from evomerge.budget import change_budget
+from evomerge.budget import change_budget, check_resume
 from evomerge.dashboard import launching
 from evomerge.dashboard.launching import LaunchForm
 from evomerge.dashboard.pages.launch import launch_answer
+from evomerge.dashboard.pages.study import refused_answer
 from evomerge.dashboard.problems import wants_json
 from evomerge.dashboard.processes import Job, Processes
 from evomerge.dashboard.rendering import Flash, lead
 from evomerge.dashboard.settings import Settings, lies_in
-from evomerge.dashboard.state import Acts, Reads
+from evomerge.dashboard.state import Acts, Dashboard, Reads
 from evomerge.errors import ConfigError, OneLineError, StudyError, StudyInUseError, UsageError
 from evomerge.study import StudyView
 from evomerge.study.export import caution, choose, write_export
+from evomerge.study.folder import StudyFolder
 from evomerge.study.report import report
 from evomerge.study.requests import Wish, ask
 
 PATIENCE = 10.0  # seconds in which most searches have either begun or said why they cannot
 LOOK = 0.1  # seconds between looks at one
 LONGEST_NAME = 255  # bytes of a name in a path
+_CONTROLS = ("Cc", "Zl", "Zp")  # Unicode's categories of them, and of separators of lines and of paragraphs
 NUMBER = Field(ge=0, le=10**9)
 
 
@@ -124,11 +128,14 @@ def stop(request: Request, study: str, on: Acts) -> Response:
 @router.post("/studies/{study}/budget")
 def budget(request: Request, study: str, form: Annotated[BudgetForm, Form()], on: Acts) -> Response:
     """Give a running search another budget."""
-    if not form.words:
-        raise ConfigError("nothing to change", expected="a number of candidates or of hours")
     view = on.shelf.study(study)
-    _require_running(view)
-    said = change_budget(view, form.words)
+    try:
+        if not form.words:
+            raise ConfigError("nothing to change", where="budget.candidates", expected="a number")
+        _require_running(view)
+        said = change_budget(view, form.words)
+    except OneLineError as error:
+        return _budget_error(request, study, form, error)
     return _done(request, Answer(message=f"{said[0].upper()}{said[1:]}.", study=study), _page_of(study))
 
 
@@ -136,7 +143,21 @@ def budget(request: Request, study: str, form: Annotated[BudgetForm, Form()], on
 def resume(request: Request, study: str, form: Annotated[ResumeForm, Form()], on: Acts) -> Response:
     """Go on with a study, perhaps under a larger budget."""
     view = on.shelf.study(study)
-    launching.check_resume(on.settings, view.config, form.words)
+    try:
+        job, begun = _resume(on, view, form.words)
+    except OneLineError as error:
+        return _budget_error(request, study, form, error)
+    message = "The search goes on." if begun else "The search is starting; the Jobs page shows how that goes."
+    return _done(request, Answer(message=message, study=study, job=job), _page_of(study))
+
+
+def _resume(on: Dashboard, view: StudyView, words: Sequence[str]) -> tuple[Job, bool]:
+    """Start the job that resumes a study; it, and whether it has begun its work.
+
+    Raises:
+        OneLineError: it cannot be resumed, or ended with an error at once.
+    """
+    config = launching.resumed(on.settings, view.config, words)
     if (writer := view.holder) is not None:
         raise StudyInUseError(
             "study is in use",
@@ -144,14 +165,13 @@ def resume(request: Request, study: str, form: Annotated[ResumeForm, Form()], on
             found=f"process {writer.pid} on {writer.host} since {writer.since}",
             remedy="pause it first, or give it another budget while it runs",
         )
+    check_resume(view, config.budget, words)
     with on.processes.starting:
-        job = on.processes.searching(study)
+        job = on.processes.searching(view.name)
         if job is not None and job.started > (view.updated or ""):  # else it is one that has just ended
             raise StudyInUseError("study is being resumed", where=view.folder.path, found=f"job {job.id}")
-        job = on.processes.start("resume", study, "evomerge", "resume", str(view.folder.path), *form.words)
-    begun = _await(on.processes, job, lambda: view.holder is not None)
-    message = "The search goes on." if begun else "The search is starting; the Jobs page shows how that goes."
-    return _done(request, Answer(message=message, study=study, job=job), _page_of(study))
+        job = on.processes.start("resume", view.name, "evomerge", "resume", str(view.folder.path), *words)
+    return job, _await(on.processes, job, lambda: view.holder is not None)
 
 
 @router.post("/studies/{study}/export")
@@ -161,7 +181,7 @@ def export(
     """Write a candidate's recipe, with its provenance beside it, to a file in an allowed folder."""
     view = on.shelf.study(study)
     chosen = choose(view, candidate)
-    place = _place(on.settings, path, view.folder.path)
+    place = _place(on.settings, view.folder, path, view.folder.path, "path")
     if place.suffix not in (".yaml", ".yml"):
         raise UsageError("not a name for a recipe", where="path", expected="a name that ends in .yaml", found=path)
     for taken in (place, place.with_name(f"{place.stem}.provenance.json")):
@@ -189,11 +209,9 @@ def merge(
     view = on.shelf.study(study)
     chosen = choose(view, candidate)
     models = view.folder.path / "models"
-    place = _place(on.settings, out.strip() or f"candidate-{chosen.number}", models)
+    place = _place(on.settings, view.folder, out.strip() or f"candidate-{chosen.number}", models, "out")
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise UsageError("folder is not empty", where="out", found=place, remedy="choose another name")
-    if place.parent == on.settings.runs_dir.resolve():
-        raise UsageError("not a place for a model", where="out", found=place, remedy="a folder there is a study")
     with on.processes.starting:
         if (running := on.processes.merging(place)) is not None:
             raise StudyError("folder is being made", where=place, found=f"job {running.id}", remedy="wait for it")
@@ -209,13 +227,15 @@ def merge(
 
 
 @router.post("/studies/{study}/prompts")
-def read_prompts(request: Request, study: str, on: Acts) -> Response:
-    """Start to read the prompts of a study's documents off its tasks."""
-    folder = on.shelf.study(study).folder
+def read_prompts(request: Request, study: str, on: Acts, candidate: Annotated[Number, Form()] = None) -> Response:
+    """Start to read the prompts of a study's documents off its tasks, for the page of a candidate."""
+    view = on.shelf.study(study)
+    number = None if candidate is None else choose(view, candidate).number
     with on.processes.starting:
         if (running := on.processes.running(study, "prompts")) is not None:
             raise StudyError("prompts are being read", where=study, found=f"job {running.id}", remedy="wait for it")
-        job = on.processes.start("prompts", study, "evomerge.dashboard.prompts", str(folder.path))
+        command = ("evomerge.dashboard.prompts", str(view.folder.path))
+        job = on.processes.start("prompts", study, *command, candidate=number)
     answer = Answer(message="The prompts are being read, which takes some seconds.", study=study, job=job)
     return _done(request, answer, "/jobs")
 
@@ -245,8 +265,9 @@ def launch(request: Request, form: Annotated[LaunchForm, Form()], on: Acts) -> R
         begun = _await(on.processes, job, config.folder.is_dir)
     except OneLineError as error:
         return _launch_error(request, form, error)
-    answer = Answer(message=f"Study {config.study} is being launched.", study=config.study, job=job)
-    return _done(request, answer, _page_of(config.study) if begun else "/jobs")
+    said = "has begun" if begun else "is being launched"
+    answer = Answer(message=f"Study {config.study} {said}.", study=config.study, job=job)
+    return _done(request, answer, _page_of(config.study))
 
 
 @router.post("/launch/preview")
@@ -271,6 +292,12 @@ def _launch_error(request: Request, form: LaunchForm, error: OneLineError) -> Re
     if wants_json(request):
         raise error
     return launch_answer(request, form, error=error)
+
+
+def _budget_error(request: Request, study: str, form: BudgetForm, error: OneLineError) -> Response:
+    if wants_json(request):
+        raise error
+    return refused_answer(request, study, form, error)
 
 
 def _ask(request: Request, view: StudyView, wish: Wish, said: str) -> Response:
@@ -304,25 +331,45 @@ def _await(processes: Processes, job: Job, begun: Callable[[], bool]) -> bool:
     return begun()
 
 
-def _place(settings: Settings, text: str, root: Path) -> Path:
-    """A path that a page gives, relative to `root` or absolute.
+def _place(settings: Settings, folder: StudyFolder, text: str, root: Path, field: str) -> Path:
+    """A path that a page gives for what is made of a study.
+
+    Args:
+        settings: the dashboard's.
+        folder: of the study.
+        text: the path, relative to `root` or absolute.
+        root: a folder.
+        field: of the form.
 
     Raises:
-        UsageError: it is no path, or lies outside of the allowed folders.
+        UsageError: it is no path, or lies outside of the allowed folders, in another study, or among what the program
+            itself keeps of this one.
     """
+    if any(unicodedata.category(each) in _CONTROLS for each in text.strip()):
+        raise UsageError("not a path", where=field, expected="no line breaks and no control characters")
     try:
         place = (root / Path(text.strip()).expanduser()).resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, no such home, a zero byte
-        raise UsageError("not a path", where="path", found=repr(text)) from error
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, no such home
+        raise UsageError("not a path", where=field, found=repr(text)) from error
     if any(len(os.fsencode(part)) > LONGEST_NAME for part in place.parts):
-        raise UsageError("not a path", where="path", expected=f"names of at most {LONGEST_NAME} bytes")
+        raise UsageError("not a path", where=field, expected=f"names of at most {LONGEST_NAME} bytes")
     if not lies_in(place, settings.writable):
         raise UsageError(
             "outside of the allowed folders",
-            where="path",
+            where=field,
             expected=f"a place in {', '.join(map(str, settings.writable))}",
             found=place,
             remedy="start the dashboard with --allow DIR",
+        )
+    # whatever else lies in the runs folder is another study
+    if lies_in(place, [settings.runs_dir]) and not lies_in(place, [folder.path]):
+        raise UsageError("not a place for this study", where=field, expected=f"one in {folder.path}", found=place)
+    if lies_in(place, [folder.items, folder.merges]):
+        raise UsageError(
+            "not a place for this study",
+            where=field,
+            expected=f"one outside of {folder.items} and {folder.merges}",
+            found=place,
         )
     return place
 

@@ -57,7 +57,7 @@ router = APIRouter(prefix="/api", responses=ANSWERS)
 @router.get("/studies")
 def studies(on: Reads, query: Annotated[StudiesQuery, Query()]) -> StudiesPage:
     """Every study under the runs folder, the broken ones with the reason."""
-    return studies_page(on.shelf.entries(), query, on.processes.failed())
+    return studies_page(on.shelf.entries(), query, on.processes.searches())
 
 
 @router.get("/studies/{study}")

@@ -18,7 +18,7 @@ from evomerge.dashboard.events import Events
 from evomerge.dashboard.pages import candidate, compare, jobs, launch, studies, study
 from evomerge.dashboard.problems import add_handlers, refusal
 from evomerge.dashboard.processes import Processes
-from evomerge.dashboard.reading import BeingReadError, being_read, wait_shortly
+from evomerge.dashboard.reading import BeingLaunchedError, BeingReadError, being_launched, being_read, wait_shortly
 from evomerge.dashboard.security import Security
 from evomerge.dashboard.settings import Settings
 from evomerge.dashboard.shelf import Shelf
@@ -47,6 +47,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.events = Events(app.state.shelf, app.state.processes)
     add_handlers(app)
     app.add_exception_handler(BeingReadError, being_read)
+    app.add_exception_handler(BeingLaunchedError, being_launched)
     app.include_router(jobs.router, include_in_schema=False, dependencies=[Depends(events.note_version)])
     for page in (studies, study, candidate):
         follow = [Depends(wait_shortly), Depends(events.note_version)]

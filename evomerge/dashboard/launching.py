@@ -173,8 +173,8 @@ def check(settings: Settings, form: LaunchForm) -> Checked:
     return Checked(config=config_yaml(config), dry_run=json.loads(done.stdout))
 
 
-def check_resume(settings: Settings, config: Mapping[str, Any], words: Sequence[str]) -> None:
-    """Check the overrides of a resume.
+def resumed(settings: Settings, config: Mapping[str, Any], words: Sequence[str]) -> SearchConfig:
+    """The config that a resume would have.
 
     Args:
         settings: the dashboard's.
@@ -186,7 +186,7 @@ def check_resume(settings: Settings, config: Mapping[str, Any], words: Sequence[
     """
     for word in words:
         _check_word(settings, word)
-    resumed_config(search_config_of(dict(config), "config"), words)
+    return resumed_config(search_config_of(dict(config), "config"), words)
 
 
 def field_of(error: OneLineError, form: LaunchForm) -> str:

@@ -1,7 +1,9 @@
 """What goes wrong, in one shape: `{"error": {what, where, expected, found, remedy}}` as JSON, or a page of it."""
 
 import logging
+import re
 from typing import cast
+from urllib.parse import quote, unquote, urlsplit
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -59,6 +61,15 @@ class ProblemDocument(BaseModel):
     error: Problem
 
 
+class Link(BaseModel):
+    """Where to go on."""
+
+    model_config = ConfigDict(frozen=True)
+
+    url: str
+    label: str
+
+
 class ErrorPage(BaseModel):
     """The page that tells of an error.
 
@@ -66,6 +77,7 @@ class ErrorPage(BaseModel):
         status: of the HTTP answer.
         title: what kind of error it is.
         error: the error.
+        link: where to go on, other than all studies; null if there is no such place.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -73,6 +85,7 @@ class ErrorPage(BaseModel):
     status: int
     title: str
     error: Problem
+    link: Link | None
 
 
 class NotFoundError(OneLineError):
@@ -108,8 +121,10 @@ def status_of(request: Request, error: OneLineError) -> int:
             return status
     if str(error.where) in request.query_params:
         return 422
-    # an address that is only read and is not understood names what is not there
-    return 404 if isinstance(error, UsageError) and request.method in ("GET", "HEAD") else 400
+    if isinstance(error, UsageError):
+        # an address that is only read and is not understood names what is not there
+        return 404 if request.method in ("GET", "HEAD") else 422
+    return 400
 
 
 def wants_json(request: Request) -> bool:
@@ -118,12 +133,20 @@ def wants_json(request: Request) -> bool:
     return request.scope["path"].startswith("/api/") or ("application/json" in accepted and "text/html" not in accepted)
 
 
-def refusal(request: Request, error: OneLineError, status: int) -> Response:
-    """The answer that tells of an error, in the form that the client wants."""
+def refusal(request: Request, error: OneLineError, status: int, link: Link | None = None) -> Response:
+    """The answer that tells of an error, in the form that the client wants.
+
+    Args:
+        request: that it answers.
+        error: what is wrong.
+        status: of the HTTP answer.
+        link: where to go on; None: back to the candidate or the study that the request is about.
+    """
     told = problem(error)
     if wants_json(request):
         return JSONResponse(ProblemDocument(error=told).model_dump(), status)
-    page = ErrorPage(status=status, title=TITLES.get(status, "Not possible"), error=told)
+    title = TITLES.get(status, "Not possible")
+    page = ErrorPage(status=status, title=title, error=told, link=link or _back(request, error))
     return render(request, "error.html.jinja", page=page, status=status)
 
 
@@ -135,6 +158,18 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _bug)
 
 
+def _back(request: Request, error: OneLineError) -> Link | None:
+    """The candidate's page, if a form of it was refused, or else the study's; None where there is no other."""
+    study = request.path_params.get("study")
+    if study is None or (isinstance(error, NotFoundError) and error.where == study):
+        return None
+    place, url = f"/studies/{study}", f"/studies/{quote(study, safe='')}"
+    came = unquote(urlsplit(request.headers.get("referer", "")).path)
+    if request.method == "POST" and (found := re.fullmatch(re.escape(place) + "/candidates/([0-9]+)", came)):
+        return Link(url=f"{url}/candidates/{found[1]}", label=f"Back to candidate {found[1]}")
+    return None if request.scope["path"] == place else Link(url=url, label=f"Back to {study}")
+
+
 def _one_line(request: Request, error: Exception) -> Response:
     known = cast(OneLineError, error)
     return refusal(request, known, status_of(request, known))
@@ -142,7 +177,8 @@ def _one_line(request: Request, error: Exception) -> Response:
 
 def _invalid(request: Request, error: Exception) -> Response:
     first = cast(RequestValidationError, error).errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
+    _, *names = first["loc"]  # the first is where in the request it stands, such as body
+    where = ".".join(map(str, names)) or None
     return refusal(request, OneLineError("not valid", where=where, found=first["msg"]), 422)
 
 

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -49,7 +50,7 @@ class Command(BaseModel):
         study: that it is about.
         words: the Python module that was run, and its arguments.
         started: UTC, ISO 8601.
-        candidate: that is merged; null for other jobs.
+        candidate: that is merged, or whose page asked for the prompts; null for other jobs.
         out: the folder that a merge makes; null for other jobs.
     """
 
@@ -91,6 +92,7 @@ class Job(Command):
         id: what it is called here.
         state: `running`, `done`, `paused` (a search that was asked to), `failed`, or `killed`.
         exit: its exit code; null while it runs and when it was killed.
+        ended: when it ended by itself, UTC, ISO 8601; null while it runs and when it was killed.
         error: why it failed, in one line; null if it did not.
         progress: of a merge; null for other jobs, and before it has begun to write.
     """
@@ -98,6 +100,7 @@ class Job(Command):
     id: str
     state: JobState
     exit: int | None
+    ended: str | None
     error: str | None
     progress: Progress | None
 
@@ -117,19 +120,19 @@ class Processes:
         self.starting = threading.Lock()
         self._launches = self.runs_dir / ".launches"
 
-    def start(self, kind: Kind, study: str, *words: str) -> Job:
+    def start(self, kind: Kind, study: str, *words: str, candidate: int | None = None) -> Job:
         """Start a Python module that is about a study, with its arguments. Raises StudyError if the disk is full."""
         with writing(self._launches):
             self._launches.mkdir(exist_ok=True)
             self._forget_old()
             place = self._launches / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{secrets.token_hex(2)}"
             place.mkdir()
-        return _start(place, Command(kind=kind, study=study, words=words, started=_now()))
+        return _start(place, Command(kind=kind, study=study, words=words, started=_now(), candidate=candidate))
 
     def start_merge(self, folder: StudyFolder, candidate: int, recipe: str, out: Path) -> Job:
         """Start a merge of a candidate's recipe into the folder `out`. Raises as `start`."""
         with writing(folder.path):
-            place = _numbered(folder.path / "merges")
+            place = _numbered(folder.merges)
             replace_file(place / "recipe.yaml", recipe.encode())
         words = ("evomerge", "merge", str(place / "recipe.yaml"), str(out), "--progress", str(place / "progress.json"))
         study = folder.path.name
@@ -159,15 +162,19 @@ class Processes:
         """The search of a study, new or resumed, that was started last and has not ended; None if there is none."""
         return self.running(study, *SEARCHES)
 
-    def failed(self) -> tuple[Job, ...]:
-        """The search of each study, new or resumed, that was started last, where it has failed; the latest first."""
+    def searches(self) -> tuple[Job, ...]:
+        """The search of each study, new or resumed, that was started last; the latest first."""
         latest: dict[str, Job] = {}
         with contextlib.suppress(OSError):  # nothing has been launched yet
             for place in sorted(self._launches.iterdir(), reverse=True):
                 command = _command(place)
                 if command is not None and command.searches and command.study not in latest:
                     latest[command.study] = _job(place, command)
-        return tuple(job for job in latest.values() if job.state == "failed")
+        return tuple(latest.values())
+
+    def last_search(self, study: str) -> Job | None:
+        """The search of a study, new or resumed, that was started last; None if none was started from a page."""
+        return next((job for job in self.searches() if job.study == study), None)
 
     def merging(self, out: Path) -> Job | None:
         """The merge into the folder `out` that has not ended; None if there is none."""
@@ -190,7 +197,7 @@ class Processes:
                 shutil.rmtree(place, ignore_errors=True)
 
     def _places(self) -> Iterator[Path]:
-        for parent in (self._launches, *(folder / "merges" for folder in folders_in(self.runs_dir))):
+        for parent in (self._launches, *(StudyFolder(folder).merges for folder in folders_in(self.runs_dir))):
             with contextlib.suppress(OSError):
                 yield from sorted(parent.iterdir())
 
@@ -248,12 +255,13 @@ def _command(place: Path) -> Command | None:
 
 def _job(place: Path, command: Command) -> Job:
     alive = _is_alive(place)  # before the exit code is read, which is written while it is alive
-    code = None if alive else _exit_code(place)
+    code, ended = (None, None) if alive else _exit(place)
     return Job(
         **command.model_dump(),
         id=_id(place),
         state="running" if alive else _state(code),
         exit=code,
+        ended=ended,
         error=None if code in (None, 0, _INTERRUPTED) else _error(place, code),
         progress=_progress(place),
     )
@@ -272,10 +280,12 @@ def _is_alive(place: Path) -> bool:
     return False
 
 
-def _exit_code(place: Path) -> int | None:
+def _exit(place: Path) -> tuple[int | None, str | None]:
+    """The exit code of a job and when it ended; None if it was killed."""
     with contextlib.suppress(OSError, ValueError):
-        return int((place / "exit").read_text())
-    return None
+        path = place / "exit"
+        return int(path.read_text()), _moment(path.stat().st_mtime)
+    return None, None
 
 
 def _state(code: int | None) -> JobState:
@@ -309,4 +319,8 @@ def _numbered(parent: Path) -> Path:
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return _moment(time.time())
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import evomerge.demo
+from evomerge.config import check_config_dir
 from evomerge.errors import UsageError
 
 
@@ -22,7 +23,7 @@ class Settings:
             merge may write.
 
     Raises:
-        UsageError: the token is empty.
+        UsageError: the token is empty, or one of the folders of options and of `allowed` is not there.
     """
 
     runs_dir: Path
@@ -35,6 +36,11 @@ class Settings:
     def __post_init__(self) -> None:
         if not self.token:
             raise UsageError("token is empty", where="--token", expected="at least one character")
+        if self.config_dir is not None:
+            check_config_dir(self.config_dir)
+        for folder in self.allowed:
+            if not folder.is_dir():
+                raise UsageError("no such folder", where=folder, expected="a folder", remedy="check --allow")
 
     @property
     def writable(self) -> tuple[Path, ...]:

@@ -252,4 +252,4 @@ def _activity(folder: StudyFolder) -> object:
 def _identity(folder: StudyFolder) -> object:
     """What changes when an open view would go on with what is no longer there."""
     journal = signature(folder.journal)
-    return signature(folder.config), None if journal is None else journal[0]
+    return signature(folder.config), signature(folder.environment), None if journal is None else journal[0]

@@ -1,6 +1,5 @@
 """Studies as documents: what `show --json` and `studies --json` print and what the dashboard shows."""
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -11,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from evomerge.errors import OneLineError
 from evomerge.study.folder import folders_in
 from evomerge.study.journal import understanding
-from evomerge.study.results import Baseline, Candidate, Finalist, Range, Result, State
+from evomerge.study.results import Baseline, Candidate, Finalist, Range, Result, State, floor
 from evomerge.study.status import read_status
 from evomerge.study.view import StudyState, StudyView
 from fitness.confidence import Estimate, combine
@@ -39,7 +38,8 @@ class ResultDocument(_Document):
             score is over part of the items.
         feasible: scored on all items, and every gate cleared.
         objective: higher is better; null when it failed or is running.
-        objective_interval: (low, high) with 95 % confidence; winners are chosen by the lower limit.
+        objective_interval: (low, high) with 95 % confidence; winners are chosen by the lower limit. Null where a task
+            has none.
         seconds: merging and scoring.
         cached: its scores were known from an equal recipe, so that nothing was merged or scored.
         reason: why it failed.
@@ -64,11 +64,9 @@ class ResultDocument(_Document):
     item_evaluations: int
 
     @property
-    def floor(self) -> float:
+    def floor(self) -> tuple[float, float]:
         """What winners are chosen by; see `Result.floor`."""
-        if self.objective is None:
-            return -math.inf
-        return self.objective if self.objective_interval is None else self.objective_interval[0]
+        return floor(self.objective, self.objective_interval)
 
 
 class CandidateDocument(ResultDocument):
@@ -133,6 +131,7 @@ class StudyDocument(_Document):
         best: the candidate that export hands over, null if there is none: the feasible one whose objective on dev has
             the highest lower limit; once the finalists have met the holdout, the first of them that clears every gate
             there too.
+        finalists: what was scored on holdout: baselines, then candidates, the best on dev first.
         differences: of the finalists to the best parent and to the uniform merge; empty until the search has ended.
         hours: of search, over all sessions.
         item_evaluations: how many documents were scored, over all tasks and recipes.
@@ -213,7 +212,10 @@ def study_document(study: StudyView) -> StudyDocument:
             item_evaluations=study.item_evaluations,
             benchmarks=study.benchmarks,
             baselines=tuple(map(_baseline, study.baselines())),
-            finalists=tuple(_finalist(finalist, candidates) for finalist in study.finalists()),
+            finalists=tuple(
+                _finalist(finalist, candidates)
+                for finalist in sorted(study.finalists(), key=lambda each: _place(each, candidates))
+            ),
             differences=tuple(DifferenceDocument(**vars(difference)) for difference in study.differences()),
             candidates=documents,
         )
@@ -338,6 +340,14 @@ def _finalist(finalist: Finalist, candidates: Sequence[Candidate]) -> FinalistDo
         number=finalist.number,
         optimism=None if dev is None else _optimism(dev, finalist),
     )
+
+
+def _place(finalist: Finalist, candidates: Sequence[Candidate]) -> tuple[bool, float, float]:
+    """Baselines first, in the order that they have; then candidates in that in which the winner is looked for."""
+    if finalist.number is None:
+        return False, 0.0, 0.0
+    low, objective = candidates[finalist.number].floor
+    return True, -low, -objective
 
 
 def _optimism(dev: Result, holdout: Result) -> Triple | None:

@@ -67,6 +67,11 @@ class StudyFolder:
         return self.path / "items"
 
     @property
+    def merges(self) -> Path:
+        """The folder of the merges that dashboards have started."""
+        return self.path / "merges"
+
+    @property
     def best(self) -> Path:
         """The best recipe that clears every gate."""
         return self.path / "best.yaml"
@@ -86,7 +91,9 @@ class StudyFolder:
             document = yaml.safe_load(self.config.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise StudyError("not a study", where=self.path, expected="a config.yaml in it") from error
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except OSError as error:
+            raise StudyError("study cannot be read", where=self.config, found=error.strerror) from error
+        except (UnicodeDecodeError, yaml.YAMLError) as error:
             raise StudyError("study cannot be read", where=self.config, found=error) from error
         config: dict[str, Any] = document if isinstance(document, dict) else {}
         version = config.pop("version", None)

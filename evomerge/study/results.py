@@ -11,6 +11,7 @@ Range: TypeAlias = tuple[float, float]
 State = Literal["running", "complete", "failed"]
 
 ANSWERS = "answers"  # the note of what the sources make of the reference answers
+BASELINES = "baselines"  # the note of their names, in order
 CACHED = "cached"  # the phase of a result whose scores were known from an earlier one
 
 
@@ -26,7 +27,7 @@ class Result:
         limits: task -> what was held against its gate in place of the score, where the gate asks for confidence or the
             score is over part of the items.
         objective: what the search maximizes, None when it failed.
-        objective_interval: (low, high) of the objective, None when it failed or was recorded without.
+        objective_interval: (low, high) of the objective, None when it failed or a task has no interval.
         timings: phase -> seconds.
         reason: why it failed, None when it did not.
         stopped: why a race stopped it before it was scored on all items; it is never feasible then. None if none did.
@@ -69,11 +70,10 @@ class Result:
         return self.objective is not None and self.stopped is None and all(self.gates.values())
 
     @property
-    def floor(self) -> float:
-        """What winners are chosen by: the lower end of the objective's interval, the objective itself without one."""
-        if self.objective is None:
-            return -math.inf
-        return self.objective if self.objective_interval is None else self.objective_interval[0]
+    def floor(self) -> tuple[float, float]:
+        """What winners are chosen by: the lower end of the objective's interval; those without one come last, by the
+        objective itself."""
+        return floor(self.objective, self.objective_interval)
 
     @property
     def seconds(self) -> float | None:
@@ -159,6 +159,13 @@ class Difference:
     split: Literal["dev", "holdout"]
     objective: tuple[float, float, float]
     tasks: Mapping[str, tuple[float, float, float]]
+
+
+def floor(objective: float | None, interval: Range | None) -> tuple[float, float]:
+    """See `Result.floor`."""
+    if interval is not None:
+        return interval[0], 0.0
+    return -math.inf, -math.inf if objective is None else objective
 
 
 def standing(result: Result) -> Standing:

@@ -46,7 +46,8 @@ def study_table(study: StudyDocument) -> Sequence[RenderableType]:
     if stopped := sum(candidate.stopped is not None for candidate in study.candidates):
         head += f", {stopped} stopped early"
     title = Text(f"{head}, {study.hours:.2f} h", style="bold")
-    return [*_warning(study), title, _table("dev", rows), *_ending(study)]
+    cut = [Text(f"the best {SHOWN} of {len(best)} that were scored; --json has all")] if len(best) > SHOWN else []
+    return [*_warning(study), title, _table("dev", rows), *cut, *_ending(study)]
 
 
 def ending_table(study: StudyDocument) -> Sequence[RenderableType]:

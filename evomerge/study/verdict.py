@@ -1,5 +1,6 @@
 """What a study came to: the order of its candidates, and whether the search was worth it, in words."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, TypeVar
@@ -74,7 +75,7 @@ def evidence(study: StudyDocument) -> list[str]:
 def signed(difference: tuple[float, float, float]) -> str:
     """A difference with its interval, as text."""
     value, low, high = difference
-    return f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"
+    return f"{value:+.4f} [{low:+.4f}, {high:+.4f}]" if math.isfinite(low) else f"{value:+.4f} (no interval)"
 
 
 def kind_of(candidate: CandidateDocument) -> Kind:
@@ -89,9 +90,9 @@ def kind_of(candidate: CandidateDocument) -> Kind:
 def ranked(candidates: Iterable[CandidateDocument]) -> list[CandidateDocument]:
     """Those scored on all items: feasible ones by the objective's lower limit, then the others by how far they miss."""
 
-    def place(candidate: CandidateDocument) -> tuple[bool, float, float, int]:
-        missed = violation(candidate.violations.values())
-        return (not candidate.feasible, missed, -candidate.floor, candidate.number)
+    def place(candidate: CandidateDocument) -> tuple[bool, float, float, float, int]:
+        missed, (low, objective) = violation(candidate.violations.values()), candidate.floor
+        return (not candidate.feasible, missed, -low, -objective, candidate.number)
 
     whole = (each for each in candidates if each.objective is not None and each.stopped is None)
     return sorted(whole, key=place)

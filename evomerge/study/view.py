@@ -1,7 +1,7 @@
 """Reading a study: no lock, no repair, no writes, also while another process writes to it."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from itertools import count, takewhile
@@ -18,7 +18,17 @@ from evomerge.study.items import read_items
 from evomerge.study.journal import open_database, open_journal, reading
 from evomerge.study.lock import Holder, holder
 from evomerge.study.provenance import Environment
-from evomerge.study.results import ANSWERS, Baseline, Candidate, Difference, Finalist, Result, State, rung_key
+from evomerge.study.results import (
+    ANSWERS,
+    BASELINES,
+    Baseline,
+    Candidate,
+    Difference,
+    Finalist,
+    Result,
+    State,
+    rung_key,
+)
 from evomerge.study.tally import Tally
 from fitness.items import Scores, TaskScores
 
@@ -61,6 +71,9 @@ class StudyView:
     Args:
         folder: the study's folder.
 
+    Attributes:
+        environment: what the study was begun with.
+
     Raises:
         StudyError: it is no study, is damaged, or was written by a newer evomerge.
     """
@@ -68,6 +81,7 @@ class StudyView:
     def __init__(self, folder: Path) -> None:
         self.folder = StudyFolder(Path(os.path.abspath(folder)))
         self.config = self.folder.read_config()
+        self.environment = Environment.read(self.folder.environment)
         self._open()
 
     def _open(self) -> None:
@@ -91,11 +105,6 @@ class StudyView:
         return self.folder.path.name
 
     @property
-    def environment(self) -> Environment:
-        """What the study was begun with. Raises StudyError."""
-        return Environment.read(self.folder.environment)
-
-    @property
     def holder(self) -> Holder | None:
         """The process that is writing to the study, None if there is none."""
         try:
@@ -111,10 +120,13 @@ class StudyView:
         was has been chosen. `finished`: its budget was used up, and the winner has been chosen. `interrupted`: none of
         these; it was killed or met an error.
         """
-        if self.holder is not None:
-            return "running"
+        return "running" if self.holder is not None else self.ended or "interrupted"
+
+    @property
+    def ended(self) -> Ended | None:
+        """How its last session ended; None while one is at work, and when it was killed or met an error."""
         ending = self._ending()
-        return "interrupted" if ending is None else ending["how"]
+        return None if ending is None else ending["how"]
 
     @property
     def begun(self) -> str | None:
@@ -184,17 +196,17 @@ class StudyView:
         return None if best is None or best.number in refused else best
 
     def baselines(self) -> tuple[Baseline, ...]:
-        """What the search has to beat, in the order in which it was added."""
+        """What the search has to beat: in the order that it has noted, else in that in which it was added."""
         return tuple(
             Baseline(**_fields(record), name=record["name"], recipe=record["recipe"])
-            for record in self._records("baseline:")
+            for record in sorted(self._records("baseline:"), key=self._place())
         )
 
     def finalists(self) -> tuple[Finalist, ...]:
-        """What was scored on holdout, in the order in which it was added."""
+        """What was scored on holdout: the baselines in their order, then candidates in that of being added."""
         return tuple(
             Finalist(**_fields(record), name=record["name"], number=record["number"])
-            for record in self._records("finalist:")
+            for record in sorted(self._records("finalist:"), key=self._place())
         )
 
     def notes(self) -> dict[str, Any]:
@@ -284,6 +296,11 @@ class StudyView:
             return {"how": "finished", "at": None}
         ending: _Ending | None = attributes.get("ended")
         return ending
+
+    def _place(self) -> Callable[[Mapping[str, Any]], tuple[bool, int]]:
+        """What sorts records of results: workers hand them back in any order."""
+        places = {name: place for place, name in enumerate(self.notes().get(BASELINES, ()))}
+        return lambda record: (record.get("number") is not None, places.get(record["name"], len(places)))
 
     def _records(self, *prefixes: str) -> list[dict[str, Any]]:
         return [record for key, record in self._attributes().items() if key.startswith(prefixes)]

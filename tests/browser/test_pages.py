@@ -103,6 +103,11 @@ def test_without_scripts_everything_but_figures_is_there(served, visit):
     expect(table.get_by_role("row")).to_have_count(1 + min(SIZE, CANDIDATES - SIZE))
     table.get_by_role("link", name=re.compile(r"^candidate \d")).first.click()
     expect(page.get_by_role("heading", level=1)).to_contain_text("Candidate")
+    page.goto(f"{served.origin}/studies/night?sort=number")
+    for number in (3, 4):
+        page.get_by_label(f"Compare candidate {number}", exact=True).check()
+    page.get_by_role("button", name="Compare").click()
+    expect(page.get_by_role("heading", name="Recipe: from night:3 to night:4")).to_be_visible()
     page.goto(f"{served.origin}/launch")
     page.get_by_label("Experiment").select_option("demo")
     page.get_by_label("Overrides").fill("budget.candidates=7\nno.such=1")
@@ -155,6 +160,57 @@ def test_nothing_moves_while_a_page_loads(served, visit, width):
     expect(page.locator("[data-figure] .main-svg").first).to_be_visible(timeout=30_000)
     page.wait_for_timeout(300)
     assert page.evaluate("window.moved") < 0.01
+
+
+def test_on_a_phone_nothing_lies_on_a_figure_and_a_button_shows_all_of_it(served, visit):
+    page = visit(served, "/studies/night", width=PHONE)
+    settle(page)
+    expect(page.locator(".modebar-btn")).to_have_count(0)
+    figure, button = page.locator("#figure-task-0"), page.get_by_role("button", name="Show all of shipping", exact=True)
+    entries, lowest = figure.locator(".legendtext"), "e => e.layout.yaxis.range[0]"
+    cropped = figure.evaluate(lowest)
+    expect(entries.get_by_text("base", exact=True)).to_have_count(0)
+    button.click()
+    expect(button).to_have_attribute("aria-pressed", "true")
+    expect(entries.get_by_text("base", exact=True)).to_be_visible()
+    assert figure.evaluate(lowest) < cropped
+    page.evaluate("refresh()")  # which draws it anew
+    page.emulate_media(color_scheme="dark")
+    expect(entries.get_by_text("base", exact=True)).to_be_visible()
+    button.click()
+    expect(entries.get_by_text("base", exact=True)).to_have_count(0)
+    assert figure.evaluate(lowest) == cropped
+
+
+def test_at_a_desk_a_figure_has_buttons_while_it_is_pointed_at(served, visit):
+    page = visit(served, "/studies/night")
+    settle(page)
+    buttons = page.locator("#figure-objective .modebar-group")
+    expect(buttons).to_have_css("opacity", "0")
+    page.locator("#figure-objective").hover()
+    expect(buttons).to_have_css("opacity", "1")
+
+
+def test_what_is_ticked_stays_so_when_the_table_is_refreshed(served, visit):
+    page = visit(served, "/studies/night")
+    box = page.locator("#table [type=checkbox]").nth(2)
+    box.check()
+    page.evaluate("document.querySelector('#table').append('out of date')")
+    page.evaluate("refresh()")
+    expect(page.locator("#table")).not_to_contain_text("out of date")
+    expect(box).to_be_checked()
+    expect(box).to_be_focused()
+    expect(page.locator("#table :checked")).to_have_count(1)
+
+
+@pytest.mark.parametrize(("width", "shown"), [(DESK, False), (PHONE, True)])
+def test_a_phone_has_links_to_sort_studies_by(served, visit, width, shown):
+    page = visit(served, "/", width=width)
+    row = page.get_by_role("navigation", name="Sort by")
+    expect(row).to_be_visible(visible=shown)
+    if shown:
+        row.get_by_role("link", name="Candidates").click()
+        expect(row.locator("[aria-current]")).to_have_text("Candidates, descending")
 
 
 def test_figures_take_the_colours_of_the_page(served, visit):

@@ -3,6 +3,7 @@
 import json
 import resource
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -239,6 +240,22 @@ def test_more_gpus_than_the_cluster_has(bench, refused):
 
 def test_no_cluster_at_the_address(bench, refused):
     refused(bench.search("workers.address=junk"), 2, "no Ray cluster to work on (workers.address=junk)", "ray start")
+
+
+def test_nobody_listens_at_the_address_of_the_cluster(bench, refused):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        address = "127.0.0.1:{1}".format(*silent.getsockname())
+        told = (f"no Ray cluster to work on (workers.address={address}): found Connection refused", "ray start")
+        refused(bench.search(f"workers.address='{address}'"), 2, *told)
+        refused(bench.search(f"workers.address='ray://{address}'"), 2, "found Connection refused")
+    refused(bench.search("workers.address='127.0.0.1:99999'"), 2, "Port out of range")
+
+
+@pytest.mark.parametrize(("flag", "told"), [("--config-dir", "no such config folder"), ("--allow", "no such folder")])
+def test_a_dashboard_of_a_folder_that_is_not_there(bench, refused, flag, told):
+    words = ["dashboard", "--runs-dir", str(bench.left), "--port", "0", flag, str(bench.left / "nowhere")]
+    refused(words, 2, f"{told} ({bench.left / 'nowhere'}): expected a folder", f"check {flag}")
 
 
 def test_json_is_json(bench, capfd):

@@ -1,17 +1,21 @@
 """Commands that steer a search which another process runs, and what others see of a merge."""
 
 import json
+import re
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
+from evomerge.budget import check_resume
 from evomerge.cli import main
-from evomerge.config import search_config
+from evomerge.config import BudgetConfig, search_config
 from evomerge.errors import UsageError
-from evomerge.study import Environment, Result, Study
+from evomerge.study import Environment, Result, Study, StudyView
 from evomerge.study.requests import ask_budget, asked, asked_budget
 from evomerge.study.status import Status, write_status
+from evomerge.study.view import Ended
 from evomerge.terminal import ProgressFile
 
 
@@ -64,8 +68,8 @@ def test_nothing_to_ask(study, tmp_path, capsys):
         (["budget.candidates=many"], "not valid (override: budget.candidates)"),
         (["budget.candidates"], "override without a value (budget.candidates)"),
         (["budget.minutes=3"], "unknown key (override: budget.minutes)"),
-        (["workers.count=3"], "cannot change while the search runs (workers.count)"),
-        (["seed=3"], "a resume cannot change what a study is (seed)"),
+        (["workers.count=3"], "/night --wait, then evomerge resume "),
+        (["seed=3"], "(seed): expected budget.candidates or budget.hours; start a new study"),
     ],
     ids=str,
 )
@@ -101,8 +105,12 @@ def test_a_budget_that_nobody_takes_up(tmp_path, capsys, monkeypatch):
         assert main(["budget", str(config.folder), "budget.hours=4"]) == 5
         thread.join()
         assert "ended before it heard of it" in capsys.readouterr().err
-    assert main(["budget", str(config.folder), "budget.hours=4"]) == 2
-    assert f"evomerge resume {config.folder} budget.hours=4.0 goes on with it" in capsys.readouterr().err
+    for word, told in (
+        ("budget.hours=4", f"study is not running .* evomerge resume {config.folder} budget.hours=4.0 goes on with it"),
+        ("workers.count=3", f"budget.candidates or budget.hours; evomerge resume {config.folder} workers.count=3$"),
+    ):
+        assert main(["budget", str(config.folder), word]) == 2
+        assert re.search(told, capsys.readouterr().err)
 
 
 def test_of_two_who_ask_at_once_the_last_counts_and_the_first_hears_of_it(tmp_path, capsys):
@@ -121,6 +129,70 @@ def test_of_two_who_ask_at_once_the_last_counts_and_the_first_hears_of_it(tmp_pa
         assert main(["budget", str(config.folder), "budget.candidates=40"]) == 0
         thread.join()
     assert capsys.readouterr().out == "the budget of study night is now 50 candidates\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["budget.candidates=2"], "less than is used up already (budget.candidates): expected at least 3, found 2"),
+        (["budget.hours=0.00001"], "less than is used up already (budget.hours)"),
+        (["budget.candidates=9", "budget.hours=0.00001"], "less than is used up already (budget.hours)"),
+    ],
+    ids=str,
+)
+def test_a_resume_does_not_end_a_study_by_mistake(tmp_path, capsys, words, said):
+    folder = begun(tmp_path, candidates=3)
+    before = (folder / "config.yaml").read_bytes()
+    assert main(["resume", str(folder), *words]) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert f"evomerge stop {folder} ends the search, once it runs" in told
+    assert (folder / "config.yaml").read_bytes() == before
+    assert StudyView(folder).state == "paused"
+
+
+def test_a_resume_may_end_a_study_with_what_there_is(tmp_path):
+    study = StudyView(begun(tmp_path, candidates=3))
+    check_resume(study, BudgetConfig(candidates=3), ["budget.candidates=3"])
+    check_resume(study, BudgetConfig(candidates=9, hours=None), ["budget.hours=null"])
+
+
+@pytest.mark.parametrize("feasible", [True, False])
+def test_a_resume_of_a_finished_study_leaves_it_as_it_is(tmp_path, capsys, feasible):
+    """And at once: without the models, which are not even there any more, and without workers."""
+    folder = begun(tmp_path, candidates=3, feasible=feasible, ended="finished")
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != "study.lock"}
+    for words in ([], ["budget.candidates=3"]):
+        assert main(["resume", str(folder), *words]) == (0 if feasible else 3)
+        out, err = capsys.readouterr()
+        if feasible:
+            said = "nothing is left to do, the budget of 3 candidates is used up; the recipe of candidate 2: "
+            assert out.splitlines()[-1] == f"{said}{folder / 'best.yaml'}"
+        else:
+            assert "no candidate clears every gate" in err
+    assert main(["resume", str(folder), "workers.count=7"]) == 2
+    assert "the study is finished, and its budget is used up (budget.candidates): expected more than 3" in (
+        capsys.readouterr().err
+    )
+    after = {path: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != "study.lock"}
+    assert after == before
+    assert StudyView(folder).state == "finished"
+
+
+def begun(tmp_path: Path, candidates: int, *, feasible: bool = True, ended: Ended = "paused") -> Path:
+    """A study of models that are not there, its last session ended."""
+    words = ["models=demo", "suite=demo", "study=night", f"runs_dir={tmp_path}", f"budget.candidates={candidates}"]
+    config = search_config([*words, "models.base=/nowhere"])
+    environment = Environment(python="", platform="", packages={}, models=())
+    with Study.create(config.folder, config.model_dump(mode="json"), environment) as study:
+        study.begin()
+        for number in range(candidates):
+            study.start([0.5], {}, {}, "# recipe")
+            study.finish(number, Result(objective=number / 10, violations={"t": -0.1 if feasible else 0.1}))
+        time.sleep(0.1)  # of search, more than the smallest budget here
+        study.note("last", None)
+        study.end(ended)
+    return config.folder
 
 
 def test_the_list_shows_how_far_a_search_is(study, tmp_path, capsys):

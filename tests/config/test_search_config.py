@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,14 @@ def test_a_users_folder_lies_beside_ours(config_dir):
     assert config.genome.method == "task_arithmetic"
 
 
+@pytest.mark.parametrize("name", ["no", "2026-01-31", "1e3x", "my-suite", "sub/night"])
+def test_an_option_may_have_any_name(config_dir, name):
+    path = config_dir / "suite" / f"{name}.yaml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"# @package suite\n{SUITE}")
+    assert search_config(["models=mine", f"suite={name}", "study=s"], config_dir).suite.tasks[0].name == "t"
+
+
 def test_every_shipped_option_composes(config_dir):
     for group in ("genome", "optimizer", "workers"):
         for option in sorted((conf_dir() / group).glob("*.yaml")):
@@ -50,6 +59,20 @@ def test_an_experiment_overrides_what_it_chooses(config_dir):
     assert config.study == "night"
     assert config.budget.hours == 2
     assert config.budget.candidates == 200
+
+
+def test_the_files_of_the_readme_compose_as_they_are(tmp_path):
+    blocks = re.findall(r"```yaml\n(.*?)```", (Path(__file__).parents[2] / "README.md").read_text(), re.DOTALL)
+    named = {name[1]: block for block in blocks if (name := re.search(r"^# configs/(\S+\.yaml)", block, re.MULTILINE))}
+    assert sorted(named) == ["experiment/night.yaml", "models/mine.yaml", "suite/mine.yaml"]
+    named["experiment/night.yaml"] += next(block for block in blocks if block.startswith("notify:"))
+    for name, block in named.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(block)
+    config = search_config(["experiment=night"], tmp_path)
+    assert (config.study, config.budget.hours, config.genome.method) == ("night", 8, "dare_ties")
+    assert len(config.suite.tasks) == len(config.models.parents) == 3
+    assert config.notify.webhook is not None
 
 
 @pytest.mark.parametrize("path", ["~nobody-of-that-name/model", "x" * 5000, "./" + "x" * 5000])
@@ -96,6 +119,10 @@ def test_a_resolved_config_survives_yaml(config_dir):
         ("models.parents=[]", "at least 1 item"),
         ("models.dtype=float12", "float12"),
         ("seed=many", "valid integer"),
+        ("racing=foo", "(config: suite.racing): expected a mapping with keys such as rungs, keep, alpha, found 'foo'"),
+        ("suite.tasks=3", "(config: suite.tasks): expected a list, found 3"),
+        ("genome=ties}", "override cannot be read (genome): expected key=value, found ties}"),
+        ("genome=null", "not a choice (genome): expected genome=NAME, found null"),
         ("study", "study"),
     ],
 )
@@ -106,8 +133,22 @@ def test_a_wrong_override_is_told_in_one_line(config_dir, override, told):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "head", ["# my night\n# @package _global_\n", "", "# @package night\n", "study: t\n# @package _global_\n"]
+)
+def test_an_experiment_whose_package_hydra_would_drop_is_refused(config_dir, head):
+    (config_dir / "experiment").mkdir()
+    text = "defaults:\n  - override /models: mine\n  - override /suite: mine\nseed: 4\n"
+    path = config_dir / "experiment" / "night.yaml"
+    path.write_text(head + text)
+    with pytest.raises(ConfigError, match=r"\(experiment/night.yaml\): expected # @package _global_; make"):
+        search_config(["study=s", "experiment=night"], config_dir)
+    path.write_text(f"\n#@package _global_\n# my night\n{text}")
+    assert search_config(["study=s", "experiment=night"], config_dir).seed == 4
+
+
 def test_a_missing_choice_is_named(config_dir):
-    with pytest.raises(ConfigError, match="suite"):
+    with pytest.raises(ConfigError, match=r"^choice missing \(suite\): expected suite=NAME, one of .*mine.*; add it"):
         search_config(["models=mine", "study=s"], config_dir)
     with pytest.raises(ConfigError, match="study"):
         search_config(["models=mine", "suite=mine"], config_dir)

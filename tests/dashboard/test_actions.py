@@ -151,6 +151,67 @@ def test_a_resume_that_fails_says_why(program, folder, monkeypatch):
     assert program.get("/api/studies").json()["failed"] == []
 
 
+@pytest.mark.parametrize(
+    ("fields", "field", "told"),
+    [
+        ({}, "candidates", "finished, and its budget is used up (budget.candidates): expected more than 12, found 12"),
+        ({"workers": "2"}, "candidates", "its budget is used up"),
+        ({"candidates": "12"}, "candidates", "its budget is used up"),
+        ({"candidates": "5"}, "candidates", "(budget.candidates): expected more than 12, found 5"),
+        ({"candidates": "20", "hours": "1e-07"}, "hours", "its budget is used up (budget.hours)"),
+    ],
+    ids=str,
+)
+def test_a_resume_that_would_only_end_the_study_is_refused_beside_its_field(program, folder, fields, field, told):
+    before = folder.config.read_bytes()
+    whole = {"candidates": "", "hours": "", "workers": ""} | fields
+    answer = program.post("/studies/night/resume", data=whole, headers={"Accept": "text/html"})
+    assert answer.status_code == 422
+    wrong = re.search(r'<input id="(\w+)-\w+"[^>]*value="([^"]*)"[^>]*aria-invalid="true"', answer.text)
+    assert wrong is not None
+    assert (wrong[1], wrong[2]) == (field, fields.get(field, ""))
+    assert told in answer.text
+    assert '<link rel="canonical" href="/studies/night">' in answer.text
+    assert error_of(program.post("/studies/night/resume", data=fields))["where"] == f"budget.{field}"
+    assert program.get("/api/jobs").json()["total"] == 0
+    assert folder.config.read_bytes() == before
+
+
+def test_a_budget_that_cannot_be_is_refused_beside_its_field(browser, folder):
+    with Study.open(folder.path):
+        for fields, value in (({"candidates": "3"}, "3"), ({}, "")):
+            answer = form(browser, "/studies/night/budget", **{"candidates": "", "hours": ""} | fields)
+            assert answer.status_code == 422
+            assert re.search(rf'<input id="candidates-budget"[^>]* value="{value}" aria-invalid="true"', answer.text)
+    answer = form(browser, "/studies/night/budget", candidates="40")
+    assert answer.status_code == 409
+    assert "<strong>This cannot be done:</strong> study is not running (night)" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("came", "link"),
+    [
+        ("/studies/night/candidates/3?outcome=level", ("/studies/night/candidates/3", "Back to candidate 3")),
+        ("/studies/night", ("/studies/night", "Back to night")),
+        ("/studies/other/candidates/3", ("/studies/night", "Back to night")),
+        ("/studies/night/candidates/3/../../..//evil.example", ("/studies/night", "Back to night")),
+    ],
+)
+def test_a_form_that_is_refused_leads_back_to_where_it_is(browser, came, link):
+    data = {"csrf": csrf_of(browser), "path": "config.yaml", "candidate": "3"}
+    origin = "http://127.0.0.1:8765"
+    answer = browser.post("/studies/night/export", data=data, headers={"Origin": origin, "Referer": origin + came})
+    assert answer.status_code == 422
+    assert "<h1>Not valid</h1>" in answer.text
+    assert '<a href="{}">{}</a>'.format(*link) in answer.text
+
+
+def test_a_field_is_told_by_its_name(program):
+    answer = program.post("/studies/night/export", data={"path": "x.yaml", "candidate": "many"})
+    assert (answer.status_code, error_of(answer)["where"]) == (422, "candidate")
+    assert error_of(program.get("/api/studies/night?size=many"))["where"] == "size"
+
+
 def test_export_writes_the_recipe_and_where_it_comes_from(program, folder, best, tmp_path):
     answer = program.post("/studies/night/export", data={"path": "winner.yaml"})
     assert answer.json()["path"] == str(folder.path / "winner.yaml")
@@ -177,6 +238,11 @@ def test_a_candidate_that_misses_a_gate_is_exported_with_a_warning(browser, fold
         ("best.yml", "file exists"),  # its provenance would take the place of best.yaml's
         ("/etc/winner.yaml", "outside of the allowed folders"),
         ("../../../winner.yaml", "outside of the allowed folders"),
+        ("../winner.yaml", "not a place for this study"),
+        ("../other/winner.yaml", "not a place for this study"),
+        ("merges/1/winner.yaml", "not a place for this study"),
+        ("items/winner.yaml", "not a place for this study"),
+        ("two\nlines.yaml", "not a path"),
         ("link/winner.yaml", "outside of the allowed folders"),
         ("~nobody-of-that-name/winner.yaml", "not a path"),
         ("a\0.yaml", "not a path"),
@@ -188,6 +254,8 @@ def test_a_candidate_that_misses_a_gate_is_exported_with_a_warning(browser, fold
 def test_an_export_goes_to_a_new_file_in_an_allowed_folder(program, folder, tmp_path, monkeypatch, path, what):
     monkeypatch.chdir(tmp_path / "runs")  # the current folder is allowed
     (folder.path / "link").symlink_to(tmp_path)
+    for place in (folder.merges / "1", tmp_path / "runs" / "other"):
+        place.mkdir(parents=True)
     before = {each: each.stat().st_mtime_ns for each in tmp_path.rglob("*")}
     answer = program.post("/studies/night/export", data={"path": path})
     assert 400 <= answer.status_code < 500
@@ -244,17 +312,36 @@ def test_a_merge_is_made_by_a_process_of_its_own(program, folder):
     assert job["out"] == str(out)
     assert (out / "model.safetensors").is_file()
     again = program.post("/studies/night/merge", data={"candidate": "3"})
-    assert again.status_code == 400
+    assert again.status_code == 422
     assert error_of(again)["what"] == "folder is not empty"
 
 
 @pytest.mark.parametrize(
-    "out", ["/etc/model", "../../../../model", "../..", "../../model", "~nobody-of-that-name/x", "x" * 300]
+    ("out", "what"),
+    [
+        ("/etc/model", "outside of the allowed folders"),
+        ("../../../../model", "outside of the allowed folders"),
+        ("..", "folder is not empty"),
+        ("../..", "not a place for this study"),
+        ("../../model", "not a place for this study"),
+        ("../../folder/model", "not a place for this study"),  # it would be listed as a broken study
+        ("../../other/model", "not a place for this study"),
+        ("../merges/1", "not a place for this study"),
+        ("../items/model", "not a place for this study"),
+        ("two\nlines", "not a path"),
+        ("two\u2028lines", "not a path"),
+        ("a\x1b[2Jb", "not a path"),
+        ("~nobody-of-that-name/x", "not a path"),
+        ("x" * 300, "not a path"),
+    ],
 )
-def test_a_merge_goes_to_a_new_folder_in_an_allowed_one(program, runs_dir, monkeypatch, out):
+def test_a_merge_goes_to_a_new_folder_in_an_allowed_one(program, runs_dir, monkeypatch, out, what):
     monkeypatch.chdir(runs_dir)
+    (runs_dir / "other").mkdir()
     answer = program.post("/studies/night/merge", data={"candidate": "3", "out": out})
-    assert answer.status_code == 400
+    assert answer.status_code == 422
+    assert (error_of(answer)["what"], error_of(answer)["where"]) == (what, "out")
+    assert sorted(path.name for path in runs_dir.iterdir() if path.name[0] != ".") == ["night", "other"]
     assert program.get("/api/jobs").json()["total"] == 0
 
 
@@ -338,9 +425,10 @@ def test_a_running_search_is_given_another_budget(program, folder):
 
 def test_prompts_are_read_by_one_job_at_a_time(program):
     with ThreadPoolExecutor(2) as pressed:
-        answers = pressed.map(lambda _: program.post("/studies/night/prompts"), range(2))
+        answers = pressed.map(lambda _: program.post("/studies/night/prompts", data={"candidate": "3"}), range(2))
     done, refused = sorted(answers, key=lambda answer: answer.status_code)
     assert (done.status_code, refused.status_code) == (200, 409)
+    assert done.json()["job"]["candidate"] == 3  # whose page leads on from the job
     assert error_of(refused)["what"] == "prompts are being read"
     assert error_of(refused)["found"] == f"job {done.json()['job']['id']}"
     job_of(program, done.json()["job"]["id"])

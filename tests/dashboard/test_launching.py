@@ -7,7 +7,7 @@ import yaml
 
 from evomerge.cli import main
 from evomerge.dashboard import Settings, launching
-from evomerge.dashboard.launching import LaunchForm, check, check_resume, compose, config_yaml, field_of, groups
+from evomerge.dashboard.launching import LaunchForm, check, compose, config_yaml, field_of, groups, resumed
 from evomerge.errors import ConfigError, OneLineError, StudyError
 
 
@@ -250,10 +250,11 @@ def test_a_check_that_fails_says_what_the_search_would(settings, own):
 
 def test_a_resume_may_change_budget_and_workers_only(settings):
     config = compose(settings, LaunchForm(study="s", experiment="demo")).model_dump(mode="json")
-    check_resume(settings, config, ["budget.candidates=300", "workers.count=2"])
+    found = resumed(settings, config, ["budget.candidates=300", "workers.count=2"])
+    assert (found.budget.candidates, found.workers.count) == (300, 2)
     for word in ("seed=1", "models.base=x", "notify.command=[x]", "budget.candidates=${seed}", "budget.candidates=x"):
         with pytest.raises(ConfigError):
-            check_resume(settings, config, [word])
+            resumed(settings, config, [word])
 
 
 def test_a_runs_folder_that_cannot_be_made_is_said(settings, tmp_path):

@@ -46,7 +46,7 @@ def test_documents_that_have_changed_are_not_shown_as_those_that_were_scored(stu
     path = study.folder.environment
     path.write_text(path.read_text().replace(study.environment.tasks["choice"], "0" * 64))
     with pytest.raises(StudyError, match=r"task is not what the study was scored on \(task choice\)"):
-        write_prompts(study)
+        write_prompts(StudyView(study.folder.path))
     assert prompts_of(study.folder, "choice", [0]) is None
 
 

@@ -123,6 +123,10 @@ def test_a_study_that_cannot_be_read_hurts_no_other_and_mends(shelf, runs_dir):
     other.mkdir()
     (other / "config.yaml").write_bytes((runs_dir / "night" / "config.yaml").read_bytes())
     for _ in range(2):
+        with pytest.raises(StudyError, match=r"study cannot be read \(.*environment.json\): found No such file"):
+            shelf.study("other")
+    (other / "environment.json").write_bytes((runs_dir / "night" / "environment.json").read_bytes())
+    for _ in range(2):
         with pytest.raises(StudyError, match="no journal"):
             shelf.study("other")
     assert [entry.state for entry in shelf.entries()] == ["finished", "broken"]
@@ -131,6 +135,21 @@ def test_a_study_that_cannot_be_read_hurts_no_other_and_mends(shelf, runs_dir):
     assert shelf.snapshot("night").document.study == "night"
     (other / "study.journal").write_bytes(journal)
     assert shelf.study("other").name == "other"
+
+
+def test_a_study_that_has_lost_its_environment_is_broken_until_it_is_there_again(shelf, runs_dir):
+    environment = runs_dir / "night" / "environment.json"
+    content = environment.read_bytes()
+    assert [entry.state for entry in shelf.entries()] == ["finished"]
+    environment.unlink()
+    for listed in (shelf, Shelf(runs_dir)):  # one that has the study open, and one that has not
+        [entry] = listed.entries()
+        assert entry.state == "broken"
+        assert entry.reason == f"study cannot be read ({environment}): found No such file or directory"
+        with pytest.raises(StudyError, match="No such file or directory"):
+            listed.snapshot("night")
+    environment.write_bytes(content)
+    assert [entry.state for entry in shelf.entries()] == ["finished"]
 
 
 def test_a_record_that_nobody_expects_is_of_a_broken_study(shelf, runs_dir):

@@ -174,7 +174,9 @@ def test_models_and_seeds_have_masks_of_their_own(delta, thinned):
 
 
 @pytest.mark.parametrize("method", [DELLA, DELLA_LINEAR], ids=lambda method: method.name)
-@pytest.mark.parametrize(("density", "epsilon", "bound"), [(0.9, 0.1, 0.1), (0.85, 0.15, 0.15), (0.9, 0.15, 0.1), (0.25, 0.25, 0.25)])
+@pytest.mark.parametrize(
+    ("density", "epsilon", "bound"), [(0.9, 0.1, 0.1), (0.85, 0.15, 0.15), (0.9, 0.15, 0.1), (0.25, 0.25, 0.25)]
+)
 def test_chances_outside_zero_to_one_are_refused(method, density, epsilon, bound):
     expected = (
         rf"epsilon too large for the density \(slices\[0\]\): expected density - epsilon and density \+ epsilon in "

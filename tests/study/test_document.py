@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from evomerge.cli import main
 from evomerge.errors import UsageError
 from evomerge.study import Candidate, Result, Study, StudyView
 from evomerge.study.document import candidate_detail, list_studies, study_document
-from evomerge.study.table import ending_table, study_table
+from evomerge.study.table import SHOWN, ending_table, study_table
 
 Add = Callable[..., Candidate]
 
@@ -68,6 +69,42 @@ def test_intervals_are_kept_and_shown(study: Study, folder: Path):
     (shown,) = strict(study_document(StudyView(folder)).model_dump_json())["candidates"]
     assert (shown["intervals"], shown["objective_interval"]) == ({"shipping": [0.8, 0.95]}, [0.8, 0.95])
     assert shown["limits"] == {"shipping": 0.81}
+
+
+def test_what_workers_hand_back_in_any_order_is_listed_in_one(study: Study, recorded: Add):
+    for objective in (0.4, 0.6, 0.5):
+        recorded(study, objective)
+    study.note("baselines", ["base", "first", "uniform", "ties"])
+    for name in ("first", "base", "ties", "older", "uniform"):
+        study.add_baseline(name, "# a source", Result(objective=0.2))
+    for name, number in (("0", 0), ("ties", None), ("2", 2), ("base", None), ("1", 1), ("first", None)):
+        study.add_finalist(name, number, Result(objective=0.3))
+    document = study_document(study)
+    assert [each.name for each in document.baselines] == ["base", "first", "uniform", "ties", "older"]
+    assert [each.name for each in document.finalists] == ["base", "first", "ties", "1", "2", "0"]
+    assert [each.name for each in study.finalists()] == ["base", "first", "ties", "0", "2", "1"]
+
+
+@pytest.mark.parametrize("count", [SHOWN, SHOWN + 1])
+def test_a_table_that_leaves_candidates_out_says_so(study: Study, recorded: Add, count: int):
+    recorded(study, None)
+    for _ in range(count):
+        recorded(study, 0.5)
+    told = [str(each) for each in study_table(study_document(study))]
+    assert (f"the best 15 of {count} that were scored; --json has all" in told) == (count > SHOWN)
+
+
+def test_what_is_piped_is_not_folded(study: Study, folder: Path, recorded: Add, capsys, monkeypatch):
+    recorded(study, 0.5, **{"a task of a very long name": 0.5, "another, no less long than this": 0.5})
+    study.add_baseline("task_arithmetic_0.2", "# a merge", Result(scores={"a task of a very long name": 0.5}))
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert main(["show", str(folder)]) == 0
+    unfolded = capsys.readouterr().out
+    assert any({"dev", "objective"} <= set(line.split()) for line in unfolded.splitlines())
+    assert "task_arithmetic_0.2 " in unfolded
+    monkeypatch.setenv("COLUMNS", "60")
+    assert main(["show", str(folder)]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 60
 
 
 def test_infinity_is_null(study: Study):

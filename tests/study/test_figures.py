@@ -12,7 +12,7 @@ from evomerge.study import Candidate, Result, Study
 from evomerge.study.document import CandidateDocument, study_document
 from evomerge.study.facts import StudyFacts, study_facts
 from evomerge.study.figures import FIGURES, figure_facts, study_figure, study_figures
-from evomerge.study.figures.drawing import GREY, focus, kept
+from evomerge.study.figures.drawing import GREY, UNLISTED, focus, kept
 from evomerge.study.figures.importance import importance
 from evomerge.study.figures.layers import STEPS, LayerMap, layer_maps
 from evomerge.study.figures.pareto import front
@@ -196,7 +196,42 @@ def test_baselines_are_lines_and_the_best_feasible_one_is_named(night: Study, re
         ("y<br>objective 0.4000", {0.4}),
         ("cheat<br>objective 0.9900<br>misses prose", {0.99}),
     ]
-    assert [trace.showlegend for trace in others] == [True, False, False]
+    # the figure shows 0.5 to 0.8: the entry of the three is there once all of it is shown
+    assert [(trace.showlegend, trace.meta) for trace in others] == [(False, UNLISTED), (False, None), (False, None)]
+    recorded(night, 0.3)
+    others = [trace for trace in objective_figure(facts_of(night)).data if trace.name == "other baselines"]
+    assert [(set(trace.y), trace.showlegend, trace.meta) for trace in others] == [
+        ({0.4}, None, None),
+        ({0.2}, False, None),
+        ({0.99}, False, None),
+    ]
+
+
+def test_where_no_baseline_clears_the_gates_the_highest_one_is_named(night: Study, recorded: Add, scores):
+    for name, objective in (("base", 0.4), ("x", 0.7), ("y", 0.6)):
+        result = Result(scores={"shipping": objective, "prose": 9.0}, objective=objective, violations={"prose": 0.1})
+        night.add_baseline(name, SOURCE.format(name), result, scores(objective))
+    recorded(night, 0.9)
+    figure = objective_figure(facts_of(night))
+    assert [set(trace.y) for trace in figure.data if trace.name == "best baseline, misses a gate: x"] == [{0.7}]
+    low, high = figure.layout.yaxis.range
+    assert 0.6 < low < 0.7 < 0.9 < high
+
+
+def test_before_the_first_candidate_figures_say_so_and_show_the_known_baselines(night: Study, recorded, scores):
+    for named in ("objective", "task-0"):
+        figure = study_figure(night, study_document(night), named)
+        assert [each.text for each in figure.layout.annotations] == ["No candidate has been scored yet."]
+        assert (figure.layout.xaxis.visible, figure.layout.yaxis.visible) == (False, False)
+    add_sources(night, scores)
+    for named in ("objective", "task-0"):
+        figure = study_figure(night, study_document(night), named)
+        assert [each.text for each in figure.layout.annotations] == ["No candidate has been scored yet."]
+        low, high = figure.layout.yaxis.range
+        assert low < 0.2 < 0.8 < high
+        assert figure.layout.yaxis.visible is None
+    recorded(night, 0.5)
+    assert not study_figure(night, study_document(night), "objective").layout.annotations
 
 
 def test_a_task_has_its_gate_and_its_references(night: Study, recorded: Add, scores):
@@ -208,6 +243,12 @@ def test_a_task_has_its_gate_and_its_references(night: Study, recorded: Add, sco
     assert traces["gate"].y == pytest.approx([0.4] * len(traces["gate"].y))
     assert traces["gate"].text == "gate ≥ 0.5 × best parent<br>0.4000"
     assert {name: set(traces[name].y) for name in SOURCES} == {"base": {0.2}, "x": {0.8}, "y": {0.4}}
+    # what the axis, from 0.3 to 0.7, leaves out has no entry in the legend until all of it is shown
+    assert {name: (traces[name].showlegend, traces[name].meta) for name in SOURCES} == {
+        "base": (False, UNLISTED),
+        "x": (False, UNLISTED),
+        "y": (None, None),
+    }
     assert [(name, traces[name].x, traces[name].y) for name in ("feasible", "misses a gate")] == [
         ("feasible", (0,), (0.7,)),
         ("misses a gate", (1,), (0.3,)),

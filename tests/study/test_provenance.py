@@ -58,6 +58,18 @@ def test_a_task_that_changed_is_refused(tmp_path: Path):
     Environment.read(older).require_same_inputs(then)
 
 
+def test_code_of_a_task_that_changed_is_refused():
+    then = describe_environment({}, {"refunds": "a" * 64}, code={"refunds": "b" * 64})
+    then.require_same_inputs(then)
+    with pytest.raises(
+        StudyError,
+        match=r"the code of a task, or a file beside it, has changed.*\(task refunds\): expected digest bbbbbbbbbbbb",
+    ):
+        then.require_same_inputs(describe_environment({}, {"refunds": "a" * 64}, code={"refunds": "c" * 64}))
+    older = describe_environment({}, {"refunds": "a" * 64})  # which kept no digest of code
+    older.require_same_inputs(then)
+
+
 def test_a_tokenizer_that_changed_is_refused():
     then = describe_environment({}, {}, "a" * 64)
     then.require_same_inputs(describe_environment({}, {}, "a" * 64))

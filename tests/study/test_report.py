@@ -80,7 +80,9 @@ def with_finalists(study: Study, *rows: tuple[str, int | None, float | None, boo
 def test_the_page_needs_nothing_but_itself(night: Study, recorded: Add):
     recorded(night, 0.5)
     page = Page(report(night))
-    assert [tag for tag, _ in page.tags if tag in ("link", "iframe", "img", "object", "base", "form", "button")] == []
+    assert [tag for tag, _ in page.tags if tag in ("link", "iframe", "img", "object", "base", "form", "input")] == []
+    # its own script hears the buttons
+    assert all(attributes["data-whole"] for tag, attributes in page.tags if tag == "button")
     assert [attributes for _, attributes in page.tags if attributes.keys() & {"src", "action"}] == []
     places = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
     links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
@@ -170,6 +172,18 @@ def test_a_sure_candidate_comes_before_one_with_a_higher_mean(night: Study):
     assert [candidate.number for candidate in ranked(document.candidates)] == [1, 2, 0]
 
 
+def test_what_is_certain_of_nothing_comes_after_what_is(night: Study, recorded: Add):
+    """Without an interval nothing says that 0.99 is more than chance; among themselves the objective decides."""
+    for objective in (0.8, 0.99, 0.9):
+        recorded(night, objective)
+    assert study_document(night).best.number == 1
+    add_sure(night, 0.7, 0.1)
+    document = study_document(night)
+    assert document.best.number == night.best.number == 3
+    assert [candidate.number for candidate in ranked(document.candidates)] == [3, 1, 2, 0]
+    assert [each.number for each in sorted(night.candidates(), key=lambda each: each.floor)] == [0, 2, 1, 3]
+
+
 def test_scores_have_intervals_in_tables(night: Study, recorded: Add, scores):
     add_sources(night, scores)
     add_sure(night, 0.8, 0.125, violations={"shipping": -0.1}, limits={"shipping": 0.6789})
@@ -200,7 +214,7 @@ def test_how_sure_the_winner_is(night: Study):
         ],
     )
     document = study_document(night)
-    on_holdout, baseline = document.finalists
+    baseline, on_holdout = document.finalists
     # 0.03 and 0.04 add up in squares to 0.05
     assert on_holdout.optimism == pytest.approx((0.1, 0.05, 0.15))
     assert baseline.optimism is None
@@ -217,6 +231,9 @@ def test_how_sure_the_winner_is(night: Study):
     turned = document.differences[0].model_copy(update={"objective": (-0.1, -0.15, -0.05)})
     [sentence, _] = evidence(document.model_copy(update={"differences": (turned,)}))
     assert sentence.endswith(" it trails the best parent (x) by +0.1000 [+0.0500, +0.1500].")
+    unknown = document.differences[0].model_copy(update={"objective": (0.1, -math.inf, math.inf)})
+    [sentence, _] = evidence(document.model_copy(update={"differences": (unknown,)}))
+    assert sentence.endswith(" it leads the best parent (x) by +0.1000 (no interval), which may be chance.")
 
 
 @pytest.mark.parametrize(

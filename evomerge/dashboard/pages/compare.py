@@ -14,9 +14,11 @@ from evomerge.errors import OneLineError, UsageError
 from evomerge.study import StudyView
 from evomerge.study.document import CandidateDetail, StudyDocument, candidate_detail
 from evomerge.study.export import nothing_feasible
+from evomerge.study.verdict import ranked
 from evomerge.study.view import StudyState
 
 FEWEST, MOST = 2, 6
+OFFERED = 10  # candidates of each study
 
 LineKind: TypeAlias = Literal["same", "added", "removed", "place"]
 Find: TypeAlias = Callable[[str], tuple[StudyView, StudyDocument]]
@@ -108,11 +110,12 @@ class ComparePage(_Document):
         asked: what was asked for, as it was.
         sides: what of it could be found.
         problems: why the rest could not.
-        cautions: what makes the sides' scores hard to compare.
+        cautions: what makes the sides' scores hard to compare, or that there is one side only.
         tasks: of all sides, in the order of the first.
         genes: of all sides.
         diffs: from the first side's recipe to each other one's.
-        studies: what could be asked for.
+        studies: all of them, any of which could be asked for.
+        candidates: of the studies that were asked for, those that rank highest: they could be asked for as well.
     """
 
     asked: tuple[str, ...]
@@ -123,6 +126,7 @@ class ComparePage(_Document):
     genes: tuple[GeneLine, ...]
     diffs: tuple[Diff, ...]
     studies: tuple[str, ...]
+    candidates: tuple[str, ...]
 
 
 def compare_page(asked: Sequence[str], studies: Sequence[str], find: Find) -> ComparePage:
@@ -136,26 +140,33 @@ def compare_page(asked: Sequence[str], studies: Sequence[str], find: Find) -> Co
     wanted = tuple(dict.fromkeys(text.strip() for text in asked if text.strip()))
     sides: list[Side] = []
     views: list[StudyView] = []
+    documents: dict[str, StudyDocument] = {}
     problems = []
     for text in wanted[:MOST]:
         try:
-            view, side = _side(text, studies, find)
+            view, document, side = _side(text, studies, find)
         except OneLineError as error:
             problems.append(str(error))
         else:
             sides.append(side)
             views.append(view)
+            documents[side.study] = document
     if len(wanted) > MOST:
         problems.append(f"at most {MOST} can be compared; the first {MOST} are")
     return ComparePage(
         asked=wanted,
         sides=tuple(sides),
         problems=tuple(problems),
-        cautions=_cautions(sides, views),
+        cautions=(*_alone(wanted), *_cautions(sides, views)),
         tasks=_tasks(sides, views),
         genes=_genes(sides),
         diffs=tuple(Diff(side=place, lines=_diff(sides[0], other)) for place, other in enumerate(sides[1:], start=2)),
         studies=tuple(studies),
+        candidates=tuple(
+            f"{study}:{candidate.number}"
+            for study, document in documents.items()
+            for candidate in ranked(document.candidates)[:OFFERED]
+        ),
     )
 
 
@@ -171,7 +182,7 @@ def comparison(shelf: Shelf, asked: Sequence[str]) -> ComparePage:
     return compare_page(asked, shelf.names(), lambda name: (shelf.study(name), shelf.snapshot(name).document))
 
 
-def _side(text: str, studies: Sequence[str], find: Find) -> tuple[StudyView, Side]:
+def _side(text: str, studies: Sequence[str], find: Find) -> tuple[StudyView, StudyDocument, Side]:
     name, number = text, None
     if name not in studies:  # a folder may be called anything
         name, _, digits = text.rpartition(":")
@@ -183,7 +194,7 @@ def _side(text: str, studies: Sequence[str], find: Find) -> tuple[StudyView, Sid
         if document.best is None:
             raise nothing_feasible(view)
         number = document.best.number
-    return view, Side(
+    side = Side(
         study=name,
         state=document.state,
         candidates=len(document.candidates),
@@ -191,6 +202,11 @@ def _side(text: str, studies: Sequence[str], find: Find) -> tuple[StudyView, Sid
         best=document.best is not None and document.best.number == number,
         candidate=candidate_detail(view, number),
     )
+    return view, document, side
+
+
+def _alone(wanted: Sequence[str]) -> tuple[str, ...]:
+    return (f"Name another one: {FEWEST} to {MOST} can be compared.",) if 0 < len(wanted) < FEWEST else ()
 
 
 def _cautions(sides: Sequence[Side], views: Sequence[StudyView]) -> tuple[str, ...]:

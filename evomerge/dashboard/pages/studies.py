@@ -1,7 +1,7 @@
 """The Studies page: every study under the runs folder, what it is at, and how far it is."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
 from fastapi import APIRouter, Query, Request
@@ -62,6 +62,7 @@ class StudiesPage(BaseModel):
         rows: the studies that it lets through, in its order.
         counts: state -> how many studies there are; states without any are left out.
         total: how many studies there are in all.
+        starting: launches whose search has no folder yet, the latest first.
         failed: launches and resumes that have failed and that nothing has come after, the latest first.
     """
 
@@ -71,16 +72,17 @@ class StudiesPage(BaseModel):
     rows: tuple[StudyRow, ...]
     counts: dict[AnyState, int]
     total: int
+    starting: tuple[Job, ...]
     failed: tuple[Job, ...]
 
 
-def studies_page(entries: Sequence[StudyEntry], query: StudiesQuery, failed: Iterable[Job] = ()) -> StudiesPage:
+def studies_page(entries: Sequence[StudyEntry], query: StudiesQuery, searches: Sequence[Job] = ()) -> StudiesPage:
     """The page of these studies.
 
     Args:
         entries: the studies.
         query: which of them to show.
-        failed: the last searches that were started from pages, where they have failed.
+        searches: of each study the one that was started last from a page, the latest first.
     """
     known = {entry.study: entry for entry in entries}
     counts = Counter(entry.state for entry in entries)
@@ -90,27 +92,28 @@ def studies_page(entries: Sequence[StudyEntry], query: StudiesQuery, failed: Ite
         rows=tuple(StudyRow(entry=each, actions=_ACTIONS.get(each.state, ())) for each in _ordered(chosen, query)),
         counts={state: counts[state] for state in STATES if counts[state]},
         total=len(entries),
-        failed=tuple(job for job in failed if _is_last(job, known.get(job.study)))[:FAILED],
+        starting=tuple(job for job in searches if job.state == "running" and job.study not in known),
+        failed=tuple(job for job in searches if _is_last_word(job, known.get(job.study)))[:FAILED],
     )
 
 
-def nothing_came_after(job: Job, state: AnyState, updated: str | None) -> bool:
-    """Whether a search that has failed is the last that was heard of its study."""
-    return state in ("interrupted", "broken") or (state != "running" and (updated or "") <= job.started)
+def has_failed_last(job: Job, state: AnyState, updated: str | None) -> bool:
+    """Whether a search has failed, and is the last that was heard of its study."""
+    return job.state == "failed" and state != "running" and (updated or "") <= (job.ended or "")
 
 
 @router.get("/", response_class=HTMLResponse)
 def studies(request: Request, query: Annotated[StudiesQuery, Query()]) -> HTMLResponse:
     """Every study under the runs folder."""
     shelf: Shelf = request.app.state.shelf
-    page = studies_page(shelf.entries(), query, request.app.state.processes.failed())
+    page = studies_page(shelf.entries(), query, request.app.state.processes.searches())
     return render(request, "studies.html.jinja", page=page)
 
 
-def _is_last(job: Job, entry: StudyEntry | None) -> bool:
+def _is_last_word(job: Job, entry: StudyEntry | None) -> bool:
     if entry is None:  # it has not come to a folder
-        return True
-    return nothing_came_after(job, entry.state, None if isinstance(entry, BrokenStudy) else entry.updated)
+        return job.state == "failed"
+    return has_failed_last(job, entry.state, None if isinstance(entry, BrokenStudy) else entry.updated)
 
 
 def _ordered(entries: Sequence[StudyEntry], query: StudiesQuery) -> list[StudyEntry]:

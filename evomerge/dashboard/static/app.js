@@ -19,7 +19,7 @@ function path(element) {
 
 function isEdited(part) {
   const active = document.activeElement;
-  return part.contains(active) && active.matches("input:not([type=hidden]), select, textarea");
+  return part.contains(active) && active.matches("input:not([type=hidden], [type=checkbox]), select, textarea");
 }
 
 function replace(old, fresh) {
@@ -32,6 +32,7 @@ function replace(old, fresh) {
     atEnd: each.scrollTop + each.clientHeight >= each.scrollHeight - 4,
   }));
   const opened = Array.from(old.querySelectorAll("details[id]"), (each) => [each.id, each.open]);
+  const ticked = Array.from(old.querySelectorAll("[type=checkbox][id]"), (each) => [each.id, each.checked]);
   for (const figure of fresh.querySelectorAll("[data-figure][id]")) {
     const drawn = old.querySelector(`#${CSS.escape(figure.id)}`);
     if (drawn?.dataset.figure === figure.dataset.figure) figure.replaceWith(drawn);
@@ -41,6 +42,10 @@ function replace(old, fresh) {
     const details = document.getElementById(id);
     if (details) details.open = open;
   }
+  for (const [id, checked] of ticked) {
+    const box = document.getElementById(id);
+    if (box) box.checked = checked;
+  }
   fresh.querySelectorAll(".scroll, pre").forEach((each, index) => {
     const before = scrolled[index] ?? { left: 0, top: 0, atEnd: true };
     each.scrollLeft = before.left;
@@ -49,16 +54,21 @@ function replace(old, fresh) {
   if (focused) fresh.querySelector(focused)?.focus({ preventScroll: true });
 }
 
+// In which states what the page is about is.
+const states = () => Array.from(document.querySelectorAll(".title > .badge"), (each) => each.textContent).join();
+
 // Gives whether the page still has something to follow.
 async function refresh() {
   const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
   if (!answer.ok) return true;
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-  const top = window.scrollY;
+  const [top, before] = [window.scrollY, states()];
   for (const old of document.querySelectorAll("[data-live]")) {
     const fresh = page.getElementById(old.id);
     if (fresh) replace(old, document.adoptNode(fresh));
   }
+  // "The search pauses soon" is not to stand above "paused"
+  if (states() !== before) document.querySelectorAll("[data-said]").forEach((each) => each.remove());
   if (window.scrollY !== top) window.scrollTo({ top, behavior: "instant" });
   window.figures?.scan();
   window.figures?.refresh();
@@ -149,10 +159,10 @@ document.addEventListener("click", (event) => {
   if (button) copy(button);
 });
 
-// What an action has said is told once, not again after a reload.
+// What an action has said is told once, not again after a reload; what answers a form is at an address of no page.
 function forgetFlash() {
-  const here = new URL(location.href);
-  for (const name of ["flash", "warning"]) here.searchParams.delete(name);
+  const here = new URL(document.querySelector("link[rel=canonical]")?.href ?? location.href);
+  for (const name of ["flash", "warning", "signed"]) here.searchParams.delete(name);
   if (here.href !== location.href) history.replaceState(null, "", here);
 }
 

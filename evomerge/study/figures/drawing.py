@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
+from typing import Any, TypeAlias
 
 import plotly.graph_objects as go
 from pydantic import BaseModel, ConfigDict
@@ -18,6 +18,9 @@ from evomerge.study.document import BaselineDocument, CandidateDocument, StudyDo
 from evomerge.study.facts import StudyFacts
 from evomerge.study.results import Range
 from evomerge.study.verdict import Kind, kind_of
+
+Axis: TypeAlias = dict[str, Any]
+"""Part of an axis, as Plotly takes it."""
 
 POINTS = 2000  # candidates that a figure draws
 BARS = 50  # candidates of a kind up to which each has its interval: more would hide each other
@@ -35,6 +38,8 @@ LINES = tuple(
     for place in range(math.lcm(len(_COLORS), len(_DASHES)))
 )
 
+UNLISTED = "unlisted"  # `meta` of a trace that figures.js puts into the legend once it shows what lies out of sight
+
 _STOPS = 32  # of a level line: Plotly tells its name near its points only
 
 
@@ -47,6 +52,7 @@ class FigureFacts(BaseModel):
         title: in a few words.
         caption: how to read it, and what it leaves out.
         height: in pixels.
+        cropped: what lies far off is out of sight, beyond the ranges of its axes.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -56,6 +62,7 @@ class FigureFacts(BaseModel):
     title: str
     caption: str
     height: int = HEIGHT
+    cropped: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,12 +127,12 @@ def blank(height: int = HEIGHT, **layout: Any) -> go.Figure:
     )
 
 
-def titled(text: str) -> dict[str, Any]:
+def titled(text: str) -> Axis:
     """The title of an axis."""
     return {"title": {"text": text, "font": {"size": 13}, "standoff": 10}}
 
 
-def by_number(study: StudyDocument) -> dict[str, Any]:
+def by_number(study: StudyDocument) -> Axis:
     """A horizontal axis over all candidates."""
     last = last_number(study)
     ends = {"range": [-0.03 * last, 1.03 * last]} | ({"dtick": 1} if last < 12 else {})
@@ -155,10 +162,29 @@ def named(text: str, **place: Any) -> dict[str, Any]:
     } | place
 
 
-def level(value: float | None, last: int, text: str, style: Mapping[str, Any]) -> go.Scatter:
-    """A horizontal line over all candidates."""
+def level(value: float, last: int, name: str, text: str, style: Mapping[str, Any], sight: Axis) -> go.Scatter:
+    """A horizontal line over all candidates; one that is out of sight is not in the legend either.
+
+    Args:
+        value: its height.
+        last: the number of the last candidate.
+        name: in the legend, as Plotly's markup.
+        text: what it tells when it is pointed at, as Plotly's markup.
+        style: as Plotly takes it.
+        sight: of the vertical axis, as `focus` gives it.
+    """
     x = [last * stop / _STOPS for stop in range(_STOPS + 1)]
-    return go.Scatter(x=x, y=[value] * len(x), mode="lines", line=style, text=text, hoverinfo="text")
+    line = go.Scatter(name=name, x=x, y=[value] * len(x), mode="lines", line=style, text=text, hoverinfo="text")
+    return line if in_sight(value, sight) else line.update(showlegend=False, meta=UNLISTED)
+
+
+def add_no_candidate(figure: go.Figure) -> None:
+    """Say that no candidate is in the figure yet; an empty one has no axes."""
+    text = "No candidate has been scored yet."
+    middle = {"x": 0.5, "xref": "paper", "xanchor": "center", "y": 0.5, "yref": "paper"}
+    figure.add_annotation(named(text, bgcolor=GROUND, **middle))
+    if not figure.data:
+        figure.update_xaxes(visible=False).update_yaxes(visible=False)
 
 
 MARKERS: Mapping[Kind, tuple[str, Mapping[str, Any]]] = {
@@ -185,7 +211,7 @@ class Point:
         return (self.y, *(self.interval or ()))
 
 
-def focus(values: Iterable[float], *needed: Iterable[float | None], higher_is_better: bool = True) -> dict[str, Any]:
+def focus(values: Iterable[float], *needed: Iterable[float | None], higher_is_better: bool = True) -> Axis:
     """The range of an axis: all values but the worst twentieth, and all that is needed.
 
     A few candidates or baselines that lie far off would squeeze all others into a line.
@@ -198,6 +224,12 @@ def focus(values: Iterable[float], *needed: Iterable[float | None], higher_is_be
         return {}
     room = 0.06 * (max(seen) - min(seen)) or 0.01
     return {"range": [min(seen) - room, max(seen) + room]}
+
+
+def in_sight(value: float, axis: Axis) -> bool:
+    """Whether a value is within the range that `focus` gives an axis."""
+    low, high = axis.get("range", (-math.inf, math.inf))
+    return bool(low <= value <= high)
 
 
 def add_points(figure: go.Figure, points: Iterable[Point]) -> None:

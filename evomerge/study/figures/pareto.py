@@ -39,14 +39,14 @@ def pareto_figures(facts: StudyFacts) -> Iterator[Figure]:
     for (i, one), (j, other) in combinations(enumerate(facts.tasks[:TASKS]), 2):
         caption = (
             "Scores on dev of two tasks. No candidate beats those on the line on both. Dashed lines are gates, "
-            "diamonds are baselines, the star is the one to export. What lies far off is out of sight until you "
-            "autoscale."
+            "diamonds are baselines, the star is the one to export."
         )
         figure = FigureFacts(
             name=f"pareto-{i}-{j}",
             family="pareto",
             title=f"{one.name} against {other.name}",
             caption=caption + more + left_out(facts),
+            cropped=True,
         )
         yield Figure(figure, partial(pareto_figure, facts, one, other))
 

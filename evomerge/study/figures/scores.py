@@ -8,7 +8,7 @@ from html import escape
 
 import plotly.graph_objects as go
 
-from evomerge.study.document import CandidateDocument
+from evomerge.study.document import BaselineDocument, CandidateDocument
 from evomerge.study.facts import StudyFacts
 from evomerge.study.figures.drawing import (
     BAND,
@@ -18,13 +18,16 @@ from evomerge.study.figures.drawing import (
     PURPLE,
     RED,
     STAR,
+    Axis,
     Figure,
     FigureFacts,
     Point,
+    add_no_candidate,
     add_points,
     blank,
     by_number,
     focus,
+    in_sight,
     kept,
     label,
     last_number,
@@ -76,13 +79,14 @@ def objective_figures(facts: StudyFacts) -> Iterator[Figure]:
     caption = (
         "The weighted mean of the tasks on dev, with bars from limit to limit. Candidates that miss a gate are grey "
         "and never best; among the others the one with the highest lower limit is, not the one with the highest mean. "
-        "The star is the one to export. What lies far off is out of sight until you autoscale."
+        "The star is the one to export."
     )
     figure = FigureFacts(
         name="objective",
         family="objective",
         title="Objective",
         caption=caption + left_out(facts),
+        cropped=True,
     )
     yield Figure(figure, partial(objective_figure, facts))
 
@@ -96,29 +100,31 @@ def task_figures(facts: StudyFacts) -> Iterator[Figure]:
             family="task",
             title=task.name,
             caption=f"{task.metric} on dev. {gate}{left_out(facts)}",
+            cropped=True,
         )
         yield Figure(figure, partial(task_figure, facts, task))
 
 
 def objective_figure(facts: StudyFacts) -> go.Figure:
-    """Every scored candidate by number, the best feasible one so far with its interval, and the baselines as lines."""
+    """Every scored candidate by number, the best feasible one so far with its interval, and the baselines as lines.
+
+    One baseline is named: the best feasible one, or where none is feasible the one with the highest objective.
+    """
     study = facts.document
-    last = last_number(study)
-    top = best_result(study.baselines)
+    baselines = [(each, each.objective) for each in study.baselines if each.objective is not None]
+    top = best_result(study.baselines) or max(baselines, key=lambda each: each[1], default=(None, 0.0))[0]
     points = [
         Point(each, each.number, each.objective, each.objective_interval, label(each))
         for each in kept(facts)
         if each.objective is not None
     ]
-    sight = focus((each.y for each in points), _feasible(points), [None if top is None else top.objective])
+    needed = [height for each, height in baselines if each is top or not points]
+    sight = focus((each.y for each in points), _feasible(points), needed)
     figure = blank(xaxis=by_number(study), yaxis=titled("objective, higher is better") | sight)
-    others = [each for each in study.baselines if each.objective is not None and each is not top]
-    for index, baseline in enumerate(others):
-        line = level(baseline.objective, last, label(baseline), {"color": GREY, "width": 1, "dash": "dot"})
-        figure.add_trace(line.update(name="other baselines", legendgroup="others", showlegend=index == 0))
-    if top is not None:
-        line = level(top.objective, last, label(top), {"color": PURPLE, "width": 2, "dash": "dash"})
-        figure.add_trace(line.update(name=escape(f"best baseline: {top.name}")))
+    _add_baselines(figure, last_number(study), baselines, top, sight)
+    if not points:
+        add_no_candidate(figure)
+        return figure
     steps = best_so_far(study.candidates)
     _add_band(figure, steps)
     add_points(figure, points)
@@ -146,6 +152,27 @@ def objective_figure(facts: StudyFacts) -> go.Figure:
     return figure
 
 
+def _add_baselines(
+    figure: go.Figure,
+    last: int,
+    baselines: Sequence[tuple[BaselineDocument, float]],
+    top: BaselineDocument | None,
+    sight: Axis,
+) -> None:
+    """A line for each, at its height: one is named, the others share an entry in the legend."""
+    others = [pair for pair in baselines if pair[0] is not top]
+    others.sort(key=lambda pair: not in_sight(pair[1], sight))  # the first has the entry
+    for index, (each, height) in enumerate(others):
+        style = {"color": GREY, "width": 1, "dash": "dot"}
+        line = level(height, last, "other baselines", label(each), style, sight).update(legendgroup="others")
+        figure.add_trace(line if index == 0 else line.update(showlegend=False, meta=None))
+    for each, height in baselines:
+        if each is top:
+            name = escape(f"best baseline{'' if each.feasible else ', misses a gate'}: {each.name}")
+            style = {"color": PURPLE, "width": 2, "dash": "dash"}
+            figure.add_trace(level(height, last, name, label(each), style, sight))
+
+
 def _add_band(figure: go.Figure, steps: list[Step]) -> None:
     """The interval of the best so far, where it has both ends."""
     ends = [(step.number, *step.interval) for step in steps if step.interval and all(map(math.isfinite, step.interval))]
@@ -171,18 +198,19 @@ def task_figure(facts: StudyFacts, task: TaskFacts) -> go.Figure:
             text = f"{escape(task.name)} {told(y, interval)}<br>{label(each)}"
             points.append(Point(each, each.number, y, interval, text))
     upwards = task.higher_is_better is not False
-    sight = focus((each.y for each in points), _feasible(points), [task.bound], higher_is_better=upwards)
+    needed = [task.bound, *(() if points else task.references.values())]
+    sight = focus((each.y for each in points), _feasible(points), needed, higher_is_better=upwards)
     figure = blank(xaxis=by_number(facts.document), yaxis=titled(escape(task.metric) + direction) | sight)
     for index, (model, score) in enumerate(task.references.items()):
         color, dash = LINES[index % len(LINES)]
-        name = escape(model)
-        line = level(score, last, f"{name}<br>{score:.4f}", {"color": color, "width": 1.5, "dash": dash})
-        figure.add_trace(line.update(name=name))
+        name, style = escape(model), {"color": color, "width": 1.5, "dash": dash}
+        figure.add_trace(level(score, last, name, f"{name}<br>{score:.4f}", style, sight))
     if task.bound is not None:
         text = f"gate {escape(in_print(str(task.gate)))}<br>{task.bound:.4f}"
-        line = level(task.bound, last, text, {"color": RED, "width": 2, "dash": "dash"})
-        figure.add_trace(line.update(name="gate"))
+        figure.add_trace(level(task.bound, last, "gate", text, {"color": RED, "width": 2, "dash": "dash"}, sight))
     add_points(figure, points)
+    if not points:
+        add_no_candidate(figure)
     return figure
 
 

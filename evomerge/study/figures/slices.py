@@ -47,6 +47,7 @@ def slice_figures(facts: StudyFacts) -> Iterator[Figure]:
         title="Slices",
         caption=caption + unshown(dimensions, SHOWN) + left_out(facts, POINTS),
         height=_FRAME + _ROW * min(SHOWN, dimensions),
+        cropped=True,
     )
     yield Figure(figure, partial(slice_figure, facts))
 

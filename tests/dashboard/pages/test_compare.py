@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from evomerge.dashboard.pages.compare import ComparePage, compare_page
+from evomerge.dashboard.pages.compare import OFFERED, ComparePage, compare_page
 from evomerge.dashboard.problems import NotFoundError
 from evomerge.study import StudyView
 from evomerge.study.document import study_document
+from evomerge.study.verdict import ranked
 
 
 @pytest.fixture(scope="session")
@@ -103,6 +104,19 @@ def test_what_is_not_there_is_told_and_the_rest_is_compared(compared, asked, pro
     page = compared("night:0", asked, "night:1")
     assert len(page.sides) == 2
     assert page.problems[0].startswith(problem)
+
+
+def test_one_is_too_few_and_the_page_says_so(compared):
+    assert compared("night:0").cautions == ("Name another one: 2 to 6 can be compared.",)
+    assert compared().cautions == compared("night:0", "night:1").cautions == ()
+
+
+def test_candidates_are_offered_by_rank_once_their_study_is_asked_for(compared, two):
+    assert compared().candidates == ()
+    page = compared("night:0", "noon")
+    order = [each.number for each in ranked(study_document(StudyView(two / "night")).candidates)]
+    assert page.candidates[:OFFERED] == tuple(f"night:{number}" for number in order[:OFFERED])
+    assert {each.partition(":")[0] for each in page.candidates[OFFERED:]} == {"noon"}
 
 
 def test_six_at_most(compared):

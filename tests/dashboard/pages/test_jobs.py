@@ -7,11 +7,11 @@ from evomerge.dashboard.pages.jobs import JOBS
 
 @pytest.fixture
 def started(browser):
-    """started(*words, kind="prompts"): a Python module that was started as a job, once it has ended."""
+    """started(*words, kind="prompts", candidate=None): a Python module that was started as a job, once it has ended."""
     processes = browser.app.state.processes
 
-    def start(*words: str, kind: str = "prompts"):
-        job = processes.start(kind, "night", *words)
+    def start(*words: str, kind: str = "prompts", candidate: int | None = None):
+        job = processes.start(kind, "night", *words, candidate=candidate)
         deadline = time.monotonic() + 60
         while processes.job(job.id).state == "running" and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -45,6 +45,17 @@ def test_a_job_that_was_killed_says_so_and_no_more(opened, started, kind, resuma
     article = opened("/jobs").with_id(f"job-{job.id}")
     assert "Its process was ended from outside." in article.text
     assert ("The study can be resumed." in article.text) is resumable
+
+
+def test_the_job_that_reads_prompts_leads_back_to_the_candidate(opened, started):
+    path = "/studies/night/candidates/3"
+    form = next(each for each in opened(path).all("form") if each.get("action") == "/studies/night/prompts")
+    assert ("candidate", "3") in {(each.get("name"), each.get("value")) for each in form.all("input")}
+    started("this", candidate=3)
+    [article] = opened("/jobs").all("article")
+    assert article.text.startswith("Reading the prompts of night , for candidate 3")
+    assert f"{path}#items" in {each.get("href") for each in article.all("a")}
+    assert opened(path).with_id("items")
 
 
 def test_more_jobs_than_a_page_holds(opened, browser):

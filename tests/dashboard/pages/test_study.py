@@ -7,14 +7,22 @@ from fastapi import Request
 
 from evomerge.cli import main
 from evomerge.dashboard.rendering import Flash
-from evomerge.study import Study
+from evomerge.study import Result, Study
+
+BOX = ("checkbox", "with")
+
+
+def posting(page) -> list:
+    """The forms that change something; the other one compares candidates."""
+    forms = list(page.all("form"))
+    assert [form.get("action") for form in forms if form.get("method") != "post"] == ["/compare"]
+    return [form for form in forms if form.get("method") == "post"]
 
 
 def buttons(page) -> dict[str, str]:
     """The label of each button that posts -> the address."""
     found = {}
-    for form in page.all("form"):
-        assert form.get("method") == "post"
+    for form in posting(page):
         found |= {button.text.split()[0]: form.get("action") for button in form.all("button")}
     return found
 
@@ -56,9 +64,24 @@ def test_the_table_is_sorted_filtered_and_paged_by_links(opened):
     opened(feasible.get("href"))
 
 
+def test_candidates_are_ticked_to_be_compared(opened, runs_dir: Path):
+    with Study.open(runs_dir / "night") as study:
+        study.finish(study.start([0.5], {}, {}, "# failed"), Result(reason="out of memory"))
+    form = next(each for each in opened("/studies/night").with_id("table").all("form"))
+    values = [each.get("value") for each in form.all("input") if (each.get("type"), each.get("name")) == BOX]
+    assert sorted(values) == sorted(f"night:{number}" for number in range(12))  # and not the one that has no scores
+    page = opened(f"{form.get('action')}?with={values[3]}&with={values[1]}")
+    names = [each.text.split()[0] for each in next(page.all("thead")).all("th")][1:]
+    assert names == [values[3], values[1]]
+
+
 @pytest.mark.parametrize("query", ["filter=good", "page=0", "size=999"])
 def test_a_query_that_makes_no_sense_is_a_page(opened, query):
     assert query.partition("=")[0] in opened(f"/studies/night?{query}", 422).text
+
+
+def test_a_remedy_that_asks_ends_as_a_question(opened):
+    assert "What to do: Did you mean 'night'? " in opened("/studies/nigh", 404).text
 
 
 def test_an_unknown_column_is_a_page(opened):
@@ -111,7 +134,7 @@ def test_a_study_with_damaged_records_is_a_page_that_says_so(opened, browser, ru
 def test_where_nothing_can_be_written_no_button_can_be_pressed(opened, runs_dir: Path, monkeypatch):
     monkeypatch.setattr("evomerge.dashboard.shelf.Shelf.read_only", "The runs folder cannot be written to.")
     page = opened("/studies/night")
-    assert all("disabled" in button.attributes for form in page.all("form") for button in form.all("button"))
+    assert all("disabled" in button.attributes for form in posting(page) for button in form.all("button"))
     assert "The runs folder cannot be written to." in page.text
 
 
