@@ -30,8 +30,8 @@ class StatisticsCache:
         if key not in self._known:
             if nbytes > self._room:
                 return None
-            self._room -= nbytes
             self._known[key] = measure()
+            self._room -= nbytes
         return self._known[key]
 
     def __len__(self) -> int:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from evomerge.methods._magnitudes import Magnitudes, norm_ratio, quantiles, task_vector
-from evomerge.methods._method import BASE, Chunk, Coefficients, Method, Operands, Parameter
+from evomerge.methods._magnitudes import norm_ratio, of_rank
+from evomerge.methods._method import Chunk, Coefficients, Method, Operands, Parameter
 from evomerge.methods._task_vectors import add, divisor, elect, parameters
 
 
@@ -65,14 +65,11 @@ def _bands(operands: Operands) -> tuple[list[float], list[float], list[float]]:
         low, high, factor = 0.0, math.inf, float(density > 0.0)
         if 0.0 < density < 1.0:
             assert operands.base is not None  # the method requires a base
-            base, model, device = operands.base, operands.models[place], operands.device
-            magnitudes: Magnitudes = operands.measure(quantiles, BASE, place)
-            dropped, kept = band(magnitudes.count, density, gamma)
-            values = task_vector(base, model, device)
-            low = magnitudes.of_rank(dropped + kept, values, device) if kept else math.inf
-            high = magnitudes.of_rank(dropped + 1, values, device) if kept and dropped else math.inf
+            dropped, kept = band(operands.base.numel(), density, gamma)
+            low = of_rank(operands, place, dropped + kept) if kept else math.inf
+            high = of_rank(operands, place, dropped + 1) if kept and dropped else math.inf
             if operands.shared["rescale"]:
-                factor = norm_ratio(base, model, low, high, device)
+                factor = norm_ratio(operands.base, operands.models[place], low, high, operands.device)
         lows.append(low)
         highs.append(high)
         factors.append(weight * factor)

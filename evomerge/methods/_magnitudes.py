@@ -3,7 +3,7 @@
 A float32 that is not negative orders like the integer of its bits. Up to 2**16 magnitudes are sorted. Of more, the
 upper 19 bits (8 of exponent, 11 of mantissa) pick a bin. Differences of bfloat16 numbers mostly have no more bits than
 that: the few that do are collected beside, and all ranks are known from one pass. Of others, such as float32, a second
-pass over the tensor looks into the bin of a rank, once for each bin.
+pass over the tensor looks into the bin of a rank; a search sorts them once, where there is room to keep them.
 """
 
 from collections.abc import Callable
@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from evomerge.methods._method import accumulator, add_up, chunks, fetch
+from evomerge.methods._method import BASE, Operands, accumulator, add_up, chunks, fetch
 
 SORTED_UP_TO = 1 << 16  # elements
 _LOWER = 12  # bits of a magnitude that a bin leaves out
 _WITHIN = (1 << _LOWER) - 1
 _SHARE, _MOST = 16, 1 << 22  # one in so many elements, and so many of them, are collected beside the bins
+_LAST = 4  # bins of 32 KB
 _AT_LEAST, _AT_MOST = 1 << 18, 1 << 30  # magnitudes that are counted in one table of 32-bit integers
 _TABLES = 8  # of 2 MB each, filled at the same time
 
@@ -34,7 +35,7 @@ class Magnitudes:
             of each bin that is not empty.
         upto: (m,) int32, int64 if n >= 2**31: how many magnitudes are not above that one or that bin.
         binned: whether what lies in one bin is not told apart.
-        inside: of bins that were looked into, (4096,) how many magnitudes are not above each of theirs.
+        inside: of the bins that were looked into last, (4096,) how many magnitudes are not above each of theirs.
     """
 
     count: int
@@ -58,7 +59,7 @@ class Magnitudes:
         if self.binned:
             before = int(self.upto[place - 1]) if place else 0
             found |= int(torch.searchsorted(self._look_into(found, values, device), below - before, right=True))
-        return float(torch.tensor(found, dtype=torch.int32).view(torch.float32))
+        return _float(torch.tensor(found, dtype=torch.int32))
 
     @property
     def nonzero(self) -> int:
@@ -74,6 +75,8 @@ class Magnitudes:
                 found = _bits(values(piece))
                 return found[(found & ~_WITHIN) == lowest] & _WITHIN
 
+            if len(self.inside) == _LAST:
+                self.inside.clear()
             self.inside[lowest] = _table(self.count, bits, _WITHIN + 1, device).cumsum(0)
         return self.inside[lowest]
 
@@ -87,6 +90,34 @@ def quantiles(vectors: tuple[Tensor, ...], shape: tuple[int, ...], device: torch
     """Order statistics of the task vector |model - base| of two flat tensors (base, model), each (n,)."""
     base, model = vectors
     return count_magnitudes(base.numel(), task_vector(base, model, device), device)
+
+
+def in_order(vectors: tuple[Tensor, ...], shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """(n,) int32: the bits of the magnitudes of a task vector, given as for `quantiles`, ascending."""
+    base, model = vectors
+    count, values = base.numel(), task_vector(base, model, device)
+    bits = torch.empty(count, dtype=torch.int32, device=device)
+    for piece in chunks(count, device):
+        bits[piece] = _bits(values(piece))
+    if device.type != "cpu":
+        return bits.sort().values
+    bits.numpy().sort()
+    return bits
+
+
+def of_rank(operands: Operands, place: int, rank: int) -> float:
+    """The `rank`-th largest magnitude, 1 for the largest, of the task vector of the model at a place; 0 if it has none.
+
+    What it takes to know it is kept for later recipes, as far as there is room.
+    """
+    assert operands.base is not None  # the method requires a base
+    magnitudes: Magnitudes = operands.measure(quantiles, BASE, place)
+    if magnitudes.binned:
+        known: Tensor | None = operands.measure_large(in_order, 4 * magnitudes.count, BASE, place)
+        if known is not None:
+            return _float(known[magnitudes.count - rank])
+    values = task_vector(operands.base, operands.models[place], operands.device)
+    return magnitudes.of_rank(rank, values, operands.device)
 
 
 def count_magnitudes(count: int, values: Values, device: torch.device) -> Magnitudes:
@@ -177,3 +208,7 @@ def norm_ratio(base: Tensor, model: Tensor, low: float, high: float, device: tor
 
 def _bits(values: Tensor) -> Tensor:
     return values.abs_().view(torch.int32)
+
+
+def _float(bits: Tensor) -> float:
+    return float(bits.view(torch.float32))

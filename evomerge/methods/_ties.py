@@ -9,8 +9,8 @@ import math
 import torch
 from torch import Tensor
 
-from evomerge.methods._magnitudes import Magnitudes, norm_ratio, quantiles, task_vector
-from evomerge.methods._method import BASE, Chunk, Coefficients, Method, Operands
+from evomerge.methods._magnitudes import norm_ratio, of_rank
+from evomerge.methods._method import Chunk, Coefficients, Method, Operands
 from evomerge.methods._task_vectors import elect, parameters
 
 
@@ -21,12 +21,9 @@ def settle(operands: Operands) -> Coefficients:
         threshold, factor = 0.0, float(density > 0.0)
         if 0.0 < density < 1.0:
             assert operands.base is not None  # the method requires a base
-            base, model, device = operands.base, operands.models[place], operands.device
-            magnitudes: Magnitudes = operands.measure(quantiles, BASE, place)
-            rank = max(1, int(density * magnitudes.count))
-            threshold = magnitudes.of_rank(rank, task_vector(base, model, device), device)
+            threshold = of_rank(operands, place, max(1, int(density * operands.base.numel())))
             if operands.shared["rescale"]:
-                factor = norm_ratio(base, model, threshold, math.inf, device)
+                factor = norm_ratio(operands.base, operands.models[place], threshold, math.inf, operands.device)
         thresholds.append(threshold)
         factors.append(weight * factor)
     numbers = operands.tensor(operands.shared["lambda"], *thresholds, *factors, *operands.each["weight"])

@@ -53,6 +53,20 @@ def test_statistics_that_are_not_kept_are_measured_anew():
     assert (len(kept), len(anew)) == (1, 0)
 
 
+def test_large_statistics_are_kept_as_far_as_there_is_room():
+    def fail():
+        raise MemoryError
+
+    kept = StatisticsCache(room=100)
+    with pytest.raises(MemoryError):
+        kept.get_large("first", 60, fail)
+    measured = iter(range(9))
+    found = [kept.get_large(key, 60, lambda: next(measured)) for key in ("first", "second", "first")]
+    assert found == [0, None, 0]
+    assert kept.get_large("third", 40, lambda: next(measured)) == 1
+    assert StatisticsCache(keep=False, room=100).get_large("first", 60, fail) is None
+
+
 @pytest.mark.parametrize("why", ["no room", "a single merge"])
 def test_others_are_read_anew(monkeypatch, checkpoints, why):
     opened, _ = checkpoints

@@ -1,11 +1,12 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from evomerge.methods import _magnitudes
-from evomerge.methods._magnitudes import norm_ratio, quantiles, task_vector
+from evomerge.methods._magnitudes import in_order, norm_ratio, of_rank, quantiles, task_vector
 
 CPU = torch.device("cpu")
 
@@ -85,10 +86,28 @@ def test_a_bin_is_looked_into_once():
     assert len(passes) == count > 0
 
 
-def test_what_is_kept_hardly_grows_with_the_tensor():
-    small, large = (quantiles(sources("float32", count), (count,), CPU) for count in (1 << 17, 1 << 21))
-    nbytes = [each.bits.nbytes + each.upto.nbytes for each in (small, large)]
-    assert max(nbytes) < 250_000
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("count", [1000, 100_003])
+def test_magnitudes_that_are_kept_in_order_tell_the_same(kind, count, operands):
+    base, model = sources(kind, count)
+    given = operands("ties", base, [model], weight=1.0)
+    kept = replace(given, measure_large=lambda statistic, nbytes, *places: given.measure(statistic, *places))
+    expected = descending(base, model)
+    for rank in ranks(count):
+        assert of_rank(kept, 0, rank) == of_rank(given, 0, rank) == expected[rank - 1]
+    assert in_order((base, model), (count,), CPU).nbytes == 4 * count
+
+
+def test_what_is_kept_hardly_grows_with_the_tensor_or_with_what_is_asked():
+    nbytes = []
+    for count in (1 << 17, 1 << 19):
+        base, model = sources("float32", count)
+        magnitudes, values = quantiles((base, model), (count,), CPU), task_vector(base, model, CPU)
+        for rank in range(1, count, count // 20):
+            magnitudes.of_rank(rank, values, CPU)
+        every = (magnitudes.bits, magnitudes.upto, *magnitudes.inside.values())
+        nbytes.append(sum(each.nbytes for each in every))
+    assert max(nbytes) < 400_000
     assert nbytes[1] < 2 * nbytes[0]
 
 
