@@ -84,8 +84,11 @@ def check_resume(study: StudyView, budget: BudgetConfig, overrides: Sequence[str
 
 
 def used_up(study: StudyView, budget: BudgetConfig) -> str | None:
-    """The key of a budget under which a finished study would search for nothing more; None if it would go on."""
-    if study.ended != "finished":
+    """The key of a budget under which a finished study has nothing left to do; None if it would go on.
+
+    A finalist that failed would be scored again: it may have failed by accident, such as a lack of memory.
+    """
+    if study.ended != "finished" or any(finalist.reason is not None for finalist in study.finalists()):
         return None
     if study.tally.done >= budget.candidates:
         return "candidates"

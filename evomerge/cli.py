@@ -385,14 +385,15 @@ def _check(options: argparse.Namespace) -> int:
 def _score(options: argparse.Namespace) -> int:
     from evomerge.config import score_config
     from evomerge.search.evaluator import score_model
-    from fitness.estimates import score_interval
+    from fitness.estimates import presumed_ranges, score_interval
 
     config = score_config(options.overrides, options.config_dir)
     scores = score_model(options.target, config.suite, config.workers, options.split)
+    ranges = presumed_ranges(config.suite, [scores])
     intervals = {
         task: found
         for task, result in scores.items()
-        if (found := score_interval(result, stated=config.suite.ranges[task])) is not None
+        if (found := score_interval(result, within=ranges.get(task))) is not None
     }
     if options.json:
         document = {

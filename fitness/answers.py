@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
-from jinja2.meta import find_undeclared_variables
+from jinja2 import Environment, Template
+from jinja2.filters import do_trim
 from lm_eval import utils as lm_eval_utils
 from lm_eval.api.utils import ends_with_whitespace
 
@@ -103,17 +105,26 @@ def gold_answer(task: Any, document: Any) -> str:
     answer = _first(task.doc_to_target(document))
     if isinstance(answer, int) and task.config.doc_to_choice is not None:
         answer = task.doc_to_choice(document)[answer]
-    if answer is None or (str(answer) == "None" and _renders_null(task.config.doc_to_target, document)):
+    if answer is None or (str(answer).strip() == "None" and _is_null(task.config.doc_to_target, document)):
         return ""
     return str(answer)
 
 
-def _renders_null(template: Any, document: Any) -> bool:
-    """Whether a template names a field that is null, which lm-eval renders as "None"."""
-    if not isinstance(template, str):
-        return False
-    fields = find_undeclared_variables(lm_eval_utils.env.parse(template))
-    return any(document.get(field, "") is None for field in fields)
+def _is_null(template: Any, document: Any) -> bool:
+    """Whether a template says nothing but "None", as lm-eval renders what is null."""
+    return isinstance(template, str) and not _without_null(template).render(**document).strip()
+
+
+def _text(value: Any) -> Any:
+    return "" if value is None else value
+
+
+@cache
+def _without_null(template: str) -> Template:
+    env = lm_eval_utils.env.overlay(finalize=_text)
+    env.filters = env.filters | {"trim": lambda value, *options: do_trim(_text(value), *options)}
+    # its own method is the one of lm-eval's, which `fitness.tasks` has replaced
+    return Environment.from_string(env, template)
 
 
 def _delimiter(task: Any, chat: bool) -> str:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from hashlib import file_digest, sha256
 from pathlib import Path
 
@@ -23,7 +23,7 @@ class Code:
     """The code of a task.
 
     Attributes:
-        folders: of its task file and of those that this includes.
+        folders: of its task file and of those that this includes, resolved: there lm-eval looks for what they name.
         digest: of the files in these folders and below, by their places and content.
     """
 
@@ -53,16 +53,20 @@ class CodeReader:
             OSError: a file cannot be read.
             SuiteError: more lies beside it than can be read at each start.
         """
-        own = [file for file in _with_included(path) if not file.resolve().is_relative_to(_SHIPPED)]
+        own = [file for file in _with_included(path) if not file.is_relative_to(_SHIPPED)]
         if not any(_FUNCTION in file.read_bytes() for file in own):
             return None
         folders = tuple(dict.fromkeys(file.parent for file in own))
         return Code(folders, sha256("".join(map(self._digest, folders)).encode()).hexdigest())
 
+    @cached_property
+    def _left_out(self) -> set[Path]:  # only where a digest is taken: lm-eval ships thousands
+        return {file.resolve() for file in self._task_files}
+
     def _digest_of(self, folder: Path) -> str:
         digest, files, size = sha256(), 0, 0
         for path in _below(folder):
-            if path in self._task_files:
+            if path.resolve() in self._left_out:
                 continue
             files, size = files + 1, size + path.stat().st_size
             if files > FILES or size > BYTES:
@@ -80,6 +84,7 @@ class CodeReader:
 
 
 def _with_included(path: Path) -> Iterator[Path]:
+    path = path.resolve()
     yield path
     included = load_yaml(path, resolve_func=False, recursive=False).get("include", [])
     for each in included if isinstance(included, list) else [included]:

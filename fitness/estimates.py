@@ -1,7 +1,7 @@
 """Estimates: scores and objectives with their confidence intervals, alone and against another model's."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ UNIT = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match")
 _CORPUS: dict[str, Range] = {"f1": (0, 1), "mcc": (-1, 1), "bleu": (0, 100), "chrf": (0, 100), "chrf++": (0, 100)}
 _PERPLEXITIES = ("perplexity", "word_perplexity", "byte_perplexity")
 _BITS = "bits_per_byte"
+_UNIT_RANGE: Range = (0.0, 1.0)
 
 
 def item_range(task: TaskScores, stated: Range | None = None) -> Range | None:
@@ -30,14 +31,48 @@ def item_range(task: TaskScores, stated: Range | None = None) -> Range | None:
         task: scores.
         stated: the metric's range, as the suite has it.
     """
-    if not _is_mean(task):
-        return None
-    if stated is None and task.metric in UNIT and all(0 <= value <= 1 for value in task.values):
-        return 0.0, 1.0
+    known = stated or (_UNIT_RANGE if task.metric in UNIT else None)
+    return known if known is not None and _is_mean(task) and _lie_in(task, known) else None
+
+
+def presumed_range(scores: Collection[TaskScores], stated: Range | None = None) -> Range | None:
+    """The range that intervals take the items of a task to lie in: where none is stated, [0, 1] if all of these do.
+
+    What the best models to begin with have shown is no proof for others, so no candidate is stopped by it.
+
+    Args:
+        scores: of every model that the others are compared with.
+        stated: the metric's range, as the suite has it.
+    """
+    if stated is None and scores and all(_is_item_mean(task) and _lie_in(task, _UNIT_RANGE) for task in scores):
+        return _UNIT_RANGE
     return stated
 
 
-def score_interval(task: TaskScores, confidence: float = CONFIDENCE, *, stated: Range | None = None) -> Range | None:
+def presumed_ranges(suite: SuiteConfig, references: Iterable[Mapping[str, TaskScores]]) -> dict[str, Range]:
+    """Task -> `presumed_range` over the references; without those that have none."""
+    each = list(references)
+    found = {
+        task.name: presumed_range([one[task.name] for one in each if task.name in one], task.range)
+        for task in suite.tasks
+    }
+    return {task: known for task, known in found.items() if known is not None}
+
+
+def range_advice(task: TaskScores, within: Range | None = None) -> str | None:
+    """What the user should know of a score that is a mean over items of which no range is known; None if it is not.
+
+    Args:
+        task: scores of a model that the others are compared with.
+        within: as `presumed_range` has it.
+    """
+    if not _is_item_mean(task) or (within or item_range(task)) is not None:
+        return None
+    what = f"task {task.name}: the range of {task.metric} is not known, so documents that all score alike give"
+    return f"{what} no confidence interval: state its `range` in the suite, as in `range: [0, 10]`"
+
+
+def score_interval(task: TaskScores, confidence: float = CONFIDENCE, *, within: Range | None = None) -> Range | None:
     """A two-sided interval for a task's score, in the metric's unit.
 
     A mean over items has the interval of `confidence.interval`. A perplexity, or bits per byte, is a function of the
@@ -48,7 +83,7 @@ def score_interval(task: TaskScores, confidence: float = CONFIDENCE, *, stated: 
     Args:
         task: scores.
         confidence: in [0.5, 1).
-        stated: the metric's range, as the suite has it.
+        within: the metric's range, as `presumed_range` has it; one that these scores leave counts for nothing.
 
     Returns:
         (low, high); None for an aggregation that can be told neither by its items nor by the jackknife, and where all
@@ -56,11 +91,11 @@ def score_interval(task: TaskScores, confidence: float = CONFIDENCE, *, stated: 
     """
     items = _linear(task, task.weights)
     if items is not None:
-        ends = interval(items, confidence, item_range(task, stated))
+        ends = interval(items, confidence, item_range(task, within))
     elif task.jackknife is None:
         return None
     elif alike(task.jackknife):
-        ends = interval([task.score] * len(task.doc_ids), confidence, stated or _corpus_range(task))
+        ends = interval([task.score] * len(task.doc_ids), confidence, _score_range(task, within))
     else:
         ends = jackknife.estimate(task.score, task.jackknife, confidence)[1:]
     low, high = ends
@@ -81,7 +116,7 @@ def score_difference(
     confidence: float = CONFIDENCE,
     factor: float = 1.0,
     *,
-    stated: Range | None = None,
+    within: Range | None = None,
 ) -> Estimate | None:
     """A task's score minus factor x another model's, over the documents that both have scored, with its interval.
 
@@ -90,21 +125,18 @@ def score_difference(
         other: the other model's.
         confidence: in [0.5, 1).
         factor: >= 0.
-        stated: the metric's range, as the suite has it.
+        within: the metric's range, as `presumed_range` has it; one that either's scores leave counts for nothing.
 
     Returns:
-        In the metric's unit; None when they share no documents, where only all documents of both tell the score and
-        these differ, and where all documents differ alike and no range is known.
+        In the metric's unit; None when they share no documents, and where only all documents of both tell the score and
+        these differ. The limits are infinite where all documents differ alike and no range is known.
     """
     if (pairs := _pairs(task, other)) is not None:
-        within = item_range(task, stated) if item_range(other, stated) else None
-        found = paired(pairs[0], pairs[1], confidence, within, factor)
-    elif (without := _without(task, other)) is not None:
+        return paired(pairs[0], pairs[1], confidence, _common_range(task, other, within), factor)
+    if (without := _without(task, other)) is not None:
         value = task.score - factor * other.score
-        found = jackknife.estimate(value, without[0] - factor * without[1], confidence)
-    else:
-        return None
-    return found if math.isfinite(found.low) else None
+        return jackknife.estimate(value, without[0] - factor * without[1], confidence)
+    return None
 
 
 def objective_estimate(
@@ -116,7 +148,7 @@ def objective_estimate(
 
     Args:
         scores: task -> its scores.
-        intervals: task -> interval of its score; with a task that has none, the objective's is infinite.
+        intervals: task -> interval of its score; a task that has none is taken at its value.
         suite: gives the weights.
 
     Raises:
@@ -124,10 +156,9 @@ def objective_estimate(
     """
     estimates = {}
     for name, task in scores.items():
-        value, ends = utility(name, task.score, task.higher_is_better), [-math.inf, math.inf]
-        if name in intervals:
-            ends = sorted(utility(name, limit, task.higher_is_better) for limit in intervals[name])
-        estimates[name] = Estimate(value, *ends)
+        limits = intervals.get(name, (task.score, task.score))
+        ends = sorted(utility(name, limit, task.higher_is_better) for limit in limits)
+        estimates[name] = Estimate(utility(name, task.score, task.higher_is_better), *ends)
     return _weighted(estimates, suite)
 
 
@@ -136,16 +167,26 @@ def objective_difference(
     others: Mapping[str, TaskScores],
     suite: SuiteConfig,
     confidence: float = CONFIDENCE,
+    *,
+    ranges: Mapping[str, Range] | None = None,
 ) -> Estimate:
     """The objective minus another model's, over the documents that both have scored, with its interval.
 
     With a task that has no interval, its own is infinite.
 
+    Args:
+        scores: task -> its scores.
+        others: the other model's.
+        suite: gives the weights.
+        confidence: in [0.5, 1).
+        ranges: as `presumed_ranges` has them; None: those that the suite states.
+
     Raises:
         ScoringError: a score where lower is better is negative.
     """
+    ranges = presumed_ranges(suite, ()) if ranges is None else ranges
     estimates = {
-        name: _utility_difference(task, others[name], confidence, suite.ranges[name]) for name, task in scores.items()
+        name: _utility_difference(task, others[name], confidence, ranges.get(name)) for name, task in scores.items()
     }
     return _weighted(estimates, suite)
 
@@ -156,15 +197,18 @@ def _weighted(estimates: Mapping[str, Estimate], suite: SuiteConfig) -> Estimate
     return Estimate(value / total, low / total, high / total)
 
 
-def _utility_difference(task: TaskScores, other: TaskScores, confidence: float, stated: Range | None) -> Estimate:
+def _utility_difference(task: TaskScores, other: TaskScores, confidence: float, within: Range | None) -> Estimate:
     difference = None
     if task.higher_is_better:
-        difference = score_difference(task, other, confidence, stated=stated)
+        difference = score_difference(task, other, confidence, within=within)
     elif (pairs := _pairs(task, other)) is not None:
         # 1 / (1 + score) is not linear: its slope carries the items over
         scores = np.array([[task.score], [other.score]])
         utilities = 1 / (1 + scores) - (pairs - scores) / (1 + scores) ** 2
-        difference = paired(utilities[0], utilities[1], confidence)
+        if (within := _common_range(task, other, within)) is not None:
+            ends = 1 / (1 + scores) - (np.array(within) - scores) / (1 + scores) ** 2
+            within = float(ends.min()), float(ends.max())
+        difference = paired(utilities[0], utilities[1], confidence, within)
     elif (without := _without(task, other)) is not None:
         utilities = 1 / (1 + without)
         value = 1 / (1 + task.score) - 1 / (1 + other.score)
@@ -202,8 +246,7 @@ def _linear(task: TaskScores, weights: tuple[float, ...] | None = None) -> NDArr
         weights: what each document counts for, in words or bytes; None: all the same.
     """
     values = np.array(task.values, dtype=np.float64)
-    # by chance others may equal the mean of their items, too, as F1 does with as many true positives as negatives
-    if _is_mean(task) and (task.jackknife is None or task.metric in UNIT):
+    if _is_item_mean(task):
         return values
     if not task.values:
         return None
@@ -220,9 +263,22 @@ def _linear(task: TaskScores, weights: tuple[float, ...] | None = None) -> NDArr
     return shares
 
 
-def _corpus_range(task: TaskScores) -> Range | None:
-    low, high = _CORPUS.get(task.metric, (math.inf, math.inf))
+def _common_range(task: TaskScores, other: TaskScores, within: Range | None) -> Range | None:
+    return item_range(task, within) if item_range(other, within) else None
+
+
+def _score_range(task: TaskScores, within: Range | None) -> Range | None:
+    low, high = within or _CORPUS.get(task.metric, (math.inf, math.inf))
     return (low, high) if low <= task.score <= high else None
+
+
+def _lie_in(task: TaskScores, within: Range) -> bool:
+    return all(within[0] <= value <= within[1] for value in task.values)
+
+
+def _is_item_mean(task: TaskScores) -> bool:
+    # by chance others may equal the mean of their items, too, as F1 does with as many true positives as negatives
+    return _is_mean(task) and (task.jackknife is None or task.metric in UNIT)
 
 
 def _is_mean(task: TaskScores) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fitness.confidence import CONFIDENCE, Estimate, Range
 from fitness.errors import ScoringError, SuiteError
-from fitness.estimates import score_difference, score_interval, wants_range
+from fitness.estimates import presumed_ranges, score_difference, score_interval, wants_range
 from fitness.items import TaskScores, summary
 from fitness.suite import BASE, BEST_PARENT, Gate, SuiteConfig
 
@@ -42,12 +42,14 @@ def judge(
     references: Mapping[str, Mapping[str, TaskScores]],
     *,
     partial: Collection[str] = (),
+    ranges: Mapping[str, Range] | None = None,
 ) -> list[GateResult]:
     """Hold each score against its gate.
 
     A relative gate with `confidence` is judged by the difference to the reference over the documents that both have
-    scored, which is far less uncertain than either score; without such documents, by the reference's score. See
-    `fitness.estimates` for the intervals.
+    scored, which is far less uncertain than either score; without such documents, by the reference's score. Where two
+    or more of them all differ alike and no range of the metric is known, that difference is taken for what it is, as if
+    they differed all but alike. See `fitness.estimates` for the intervals.
 
     Args:
         scores: task -> its scores.
@@ -56,6 +58,7 @@ def judge(
             others.
         partial: the tasks of which more documents are to follow: their gates are only missed by as much as the whole
             interval misses them, and without one not at all. A few documents miss many a gate by chance.
+        ranges: as `fitness.estimates.presumed_ranges` has them; None: those that the suite states.
 
     Returns:
         One result per gate, in the suite's order; empty when the suite has none.
@@ -66,6 +69,7 @@ def judge(
         ScoringError: a score has no interval, though those of the references do.
     """
     resolved = bounds(suite, {model: summary(each) for model, each in references.items()})
+    ranges = presumed_ranges(suite, ()) if ranges is None else ranges
     results = []
     for task in suite.tasks:
         if task.gate is None:
@@ -73,10 +77,11 @@ def judge(
         bound, model = resolved[task.name]
         own = scores[task.name]
         reference = None if model is None else references[model][task.name]
-        limit = _limit(task.gate, own, bound, reference, task.range, partial=task.name in partial)
+        within = ranges.get(task.name)
+        limit = _limit(task.gate, own, bound, reference, within, partial=task.name in partial)
         if limit is None:
             others = [each[task.name] for each in references.values() if task.name in each]
-            have = any(score_interval(other, stated=task.range) is not None for other in others)
+            have = any(score_interval(other, within=within) is not None for other in others)
             raise _no_interval(task.gate, own, have)
         miss = (bound - limit if task.gate.at_least is not None else limit - bound) / (abs(bound) or 1.0)
         violation = 0.0 if abs(miss) < _TOLERANCE else miss
@@ -121,27 +126,28 @@ def _bound(task: str, gate: Gate, references: Mapping[str, Mapping[str, float]])
 
 
 def _limit(
-    gate: Gate, task: TaskScores, bound: float, reference: TaskScores | None, stated: Range | None, *, partial: bool
+    gate: Gate, task: TaskScores, bound: float, reference: TaskScores | None, within: Range | None, *, partial: bool
 ) -> float | None:
     if gate.confidence is None and not partial:
         return task.score
-    found = _estimate(gate, task, bound, reference, stated)
-    if not partial:
-        return found and (found.low if gate.at_least is not None else found.high)
-    value, low, high = found or (task.score, -math.inf, math.inf)
-    return max(value, min(bound, high)) if gate.at_least is not None else min(value, max(bound, low))
+    value, low, high = _estimate(gate, task, bound, reference, within, partial=partial)
+    if partial:
+        return max(value, min(bound, high)) if gate.at_least is not None else min(value, max(bound, low))
+    limit = low if gate.at_least is not None else high
+    return limit if math.isfinite(limit) else None
 
 
 def _estimate(
-    gate: Gate, task: TaskScores, bound: float, reference: TaskScores | None, stated: Range | None
-) -> Estimate | None:
+    gate: Gate, task: TaskScores, bound: float, reference: TaskScores | None, within: Range | None, *, partial: bool
+) -> Estimate:
     confidence, difference = gate.confidence or CONFIDENCE, None
     if reference is not None:
-        difference = score_difference(task, reference, confidence, gate.factor, stated=stated)
-    if difference is not None:
-        return Estimate(bound + difference.value, bound + difference.low, bound + difference.high)
-    ends = score_interval(task, confidence, stated=stated)
-    return None if ends is None else Estimate(task.score, *ends)
+        difference = score_difference(task, reference, confidence, gate.factor, within=within)
+    if reference is None or difference is None:
+        return Estimate(task.score, *(score_interval(task, confidence, within=within) or (-math.inf, math.inf)))
+    if math.isinf(difference.low) and not partial and len(set(task.doc_ids).intersection(reference.doc_ids)) > 1:
+        difference = Estimate(*[difference.value] * 3)
+    return Estimate(*(bound + end for end in difference))
 
 
 def _no_interval(gate: Gate, task: TaskScores, others_have: bool) -> SuiteError | ScoringError:

@@ -32,7 +32,7 @@ from fitness.answers import given_answer, references
 from fitness.batches import batch_size
 from fitness.confidence import Range
 from fitness.errors import ScoringError, SuiteError
-from fitness.estimates import score_interval, wants_range
+from fitness.estimates import presumed_range, range_advice, score_interval, wants_range
 from fitness.generation import Endings
 from fitness.items import Scores, Split, TaskScores
 from fitness.jackknife import left_out
@@ -54,6 +54,7 @@ _DRAWN_ROWS = 16  # rows per batch where lm-eval draws and the suite leaves the 
 # aggregations of values that each document has for itself; with nanmean any may turn out to have none
 _BY_ITEM = ("mean", "median", "perplexity", "weighted_perplexity", "bits_per_byte", "brier_score")
 _MEANS = ("mean", "nanmean")
+_ROUNDING = 1e-6  # of a stated range, by which a value in single precision may leave it
 
 AnyPlan = TypeVar("AnyPlan", Plan, Likelihoods)
 Result = TypeVar("Result")
@@ -337,11 +338,13 @@ def _score(task: LoadedTask, split: Split, requests: Sequence[Request]) -> TaskS
         weights=whole.weights,
         answers=tuple(answers) if any(answer is not None for answer in answers) else None,
     )
-    _check_range(_checked(scores), task)
-    scores = _with_jackknife(scores, task, whole)
-    if len(by_document) == len(task.documents[split]) and wants_range(scores) and _interval(scores, task) is None:
-        what = f"task {name}: {metric}"
-        log.warning("%s has no confidence interval, as no document changes it: state its `range` in the suite", what)
+    scores = _with_jackknife(_in_range(_checked(scores), task), task, whole)
+    if len(by_document) == len(task.documents[split]):
+        if (advice := range_advice(scores, presumed_range([scores], task.spec.range))) is not None:
+            log.warning(advice)
+        elif wants_range(scores) and _interval(scores, task) is None:
+            what = f"task {name}: {metric} has no confidence interval, as no document changes it"
+            log.warning("%s: state its `range` in the suite", what)
     return scores
 
 
@@ -354,7 +357,7 @@ def _is_nan(value: Any) -> bool:
 
 
 def _interval(scores: TaskScores, task: LoadedTask) -> Range | None:
-    return score_interval(scores, stated=task.spec.range)
+    return score_interval(scores, within=presumed_range([scores], task.spec.range))
 
 
 def _with_jackknife(scores: TaskScores, task: LoadedTask, whole: Aggregation) -> TaskScores:
@@ -378,12 +381,17 @@ def _checked(scores: TaskScores) -> TaskScores:
     return scores
 
 
-def _check_range(scores: TaskScores, task: LoadedTask) -> None:
-    if task.spec.range is not None:
-        low, high = task.spec.range
-        values = scores.values if _is_mean(task) else ()  # others are no values of the metric
-        expected = f"{low:g} to {high:g}, the range that the suite states"
-        _check_each(scores, values, lambda value: low <= value <= high, "score is out of range", expected)
+def _in_range(scores: TaskScores, task: LoadedTask) -> TaskScores:
+    """The scores within the range that the suite states, which rounding may leave. Raises ScoringError beyond that."""
+    if task.spec.range is None:
+        return scores
+    low, high = task.spec.range
+    values = scores.values if _is_mean(task) else ()  # others are no values of the metric
+    room, expected = _ROUNDING * (high - low), f"{low:g} to {high:g}, the range that the suite states"
+    _check_each(scores, values, lambda value: low - room <= value <= high + room, "score is out of range", expected)
+    clipped = tuple(min(max(value, low), high) for value in values)
+    score = scores.score if clipped == values else task.aggregate(list(clipped))
+    return replace(scores, values=clipped if values else scores.values, score=min(max(score, low), high))
 
 
 def _check_each(

@@ -86,7 +86,7 @@ class Race:
         self._ranges = {
             task.name: item_range(full[task.name], task.range)
             for task in suite.tasks
-            # a bound on the mean counts all documents; a task's own code may have no value for some
+            # a bound on the mean counts all documents
             if task.gate and course.additive[task.name] and len(full[task.name].values) == len(course.orders[task.name])
         }
         self.rungs = tuple(self._climb())
@@ -151,7 +151,10 @@ class Race:
         for gate, limits in raced:
             order = self._course.orders[gate.task]
             values = dict(zip(scores[gate.task].doc_ids, scores[gate.task].values, strict=True))
-            climbed = [values[item] for item in order[: self.rungs[rung].seen[gate.task]]]
+            seen = order[: self.rungs[rung].seen[gate.task]]
+            if any(item not in values for item in seen):  # a task's own code may have no value for some
+                continue
+            climbed = [values[item] for item in seen]
             alpha, at_most = self._racing.alpha / len(raced), not scores[gate.task].higher_is_better
             if certain_to_miss(climbed, len(order), gate.bound, alpha, *limits, at_most=at_most):
                 return f"certain to miss the gate of {gate.task}"

@@ -63,8 +63,8 @@ class TaskSpec(_Section):
         weight: share in the objective, > 0.
         gate: the bound that the score must meet, if any.
         range: (low, high) that the metric cannot leave, neither for a document where the score is a mean over them nor
-            for all; None where that is not known, or the metric is one that evomerge knows (acc and its kin,
-            exact_match).
+            for all, but for rounding; None where that is not known, the metric is one that evomerge knows (acc and its
+            kin, exact_match), or that the base and the parents stay within [0, 1] is enough.
     """
 
     name: str
@@ -188,11 +188,6 @@ class SuiteConfig(_Section):
         if count > 1:
             raise SuiteError("task is listed twice", where=f"task {name}", remedy="keep one of them")
         return self
-
-    @property
-    def ranges(self) -> dict[str, tuple[float, float] | None]:
-        """task -> the range of its metric, where it is stated."""
-        return {task.name: task.range for task in self.tasks}
 
     def check_references(self, parents: Sequence[str]) -> None:
         """Check that every relative gate names a model of the study.

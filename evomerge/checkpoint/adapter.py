@@ -8,7 +8,7 @@ References: Hu et al., LoRA, arXiv 2106.09685, section 4.1; Kalajdzievski, rsLoR
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<factor>[AB])(?:\.weight)?")
+_MERGE_FIRST = "merge it into its base with PEFT first"
 _PLAIN_INITS = (None, True, False, "gaussian", "eva")
 _UNSUPPORTED = (
     "alora_invocation_tokens",
@@ -82,14 +83,13 @@ class Adapter:
         kind, init = self.config.get("peft_type"), self.config.get("init_lora_weights")
         if kind != "LORA":
             raise ModelError("unsupported adapter", where=self._folder, expected="peft_type LORA", found=repr(kind))
-        remedy = "merge it into its base with PEFT first"
         for key in _UNSUPPORTED:
             if self.config.get(key):
-                raise ModelError("unsupported adapter", where=self._folder, found=key, remedy=remedy)
+                raise ModelError("unsupported adapter", where=self._folder, found=key, remedy=_MERGE_FIRST)
         if init not in _PLAIN_INITS:
             # PiSSA, OLoRA, LoftQ and their like train on a base that they have changed.
             raise ModelError(
-                "unsupported adapter", where=self._folder, found=f"init_lora_weights {init}", remedy=remedy
+                "unsupported adapter", where=self._folder, found=f"init_lora_weights {init}", remedy=_MERGE_FIRST
             )
 
     def _pair(self, base: Mapping[str, TensorHeader], embeddings: Embeddings | None) -> None:
@@ -118,12 +118,24 @@ class Adapter:
                     expected=f"a tensor {name!r} in the base",
                     remedy=self._remedy,
                 )
+        if embeddings is not None and embeddings.tied and embeddings.head is not None:
+            self._share_base_layer(embeddings.tokens, embeddings.head, factors)
         for name, stored in self._replacements.items():
             self.headers[name] = replace(self.shard.headers[stored], name=name)
         for name, pair in factors.items():
             header = self.headers.get(name, base[name])
             self._deltas[name] = self._delta(header, pair, name in by_token)
             self.headers[name] = replace(header, dtype=torch.float32, widened_from=header.stored)
+
+    def _share_base_layer(self, tokens: str, head: str, factors: Collection[str]) -> None:
+        """Replace a tied embedding or head, of which the file has nothing, by the layer under the other's factors.
+
+        PEFT stores that layer, resized or not, with a LoRA on one of the two; the other one still is that layer.
+        """
+        for one, other in ((tokens, head), (head, tokens)):
+            stored = self._replacements.get(one, "")
+            if ".base_layer." in stored and other not in factors:
+                self._replacements.setdefault(other, stored)
 
     def _check_embeddings(self, base: Mapping[str, TensorHeader], embeddings: Embeddings) -> bool:
         """Whether token embedding and head are tied no longer; a tied head that is as the embedding is dropped."""
@@ -145,7 +157,7 @@ class Adapter:
                 where=self._folder,
                 expected=f"{tokens} and {head} of one shape" + (", as the base ties them" if embeddings.tied else ""),
                 found=shapes,
-                remedy="save it with the embedding layers",
+                remedy=_MERGE_FIRST,
             )
         if embeddings.tied:
             self.headers.setdefault(head, base[head])
@@ -176,7 +188,7 @@ class Adapter:
             "unsupported adapter",
             where=self._folder,
             found=f"a change of {name}, where the base ties its head to {embeddings.tokens}",
-            remedy="merge it into its base with PEFT first",
+            remedy=_MERGE_FIRST,
         )
 
     def _delta(self, base: TensorHeader, pair: Mapping[str, str], embedding: bool) -> _Delta:

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from evomerge.checkpoint.adapter import open_adapter
-from evomerge.checkpoint.embeddings import TEXT_KEYS, Embeddings, embeddings_of
+from evomerge.checkpoint.embeddings import TEXT_KEYS, Embeddings, embeddings_of, with_vocab_size
 from evomerge.checkpoint.folder import locate, read_json
 from evomerge.checkpoint.layers import layer_of
 from evomerge.checkpoint.shard import Shard, TensorHeader
@@ -187,13 +187,12 @@ class StoredCheckpoint:
     def _fit(self, embeddings: Embeddings, *, unties: bool) -> None:
         """Let config and head follow what an adapter has made of the embeddings."""
         config = dict(self.config)
-        sections = [key for key, value in config.items() if key.startswith(TEXT_KEYS) and isinstance(value, dict)]
         rows = self.headers[embeddings.tokens].shape[0]
         if rows != self._stored[embeddings.tokens].shape[0]:
-            size = {"vocab_size": rows}
-            config |= {key: config[key] | size for key in sections if "vocab_size" in config[key]} or size
+            config = with_vocab_size(config, rows)
         if unties and embeddings.head is not None:
             untied = {"tie_word_embeddings": False}
+            sections = [key for key, value in config.items() if key.startswith(TEXT_KEYS) and isinstance(value, dict)]
             config |= {key: config[key] | untied for key in sections if "tie_word_embeddings" in config[key]} | untied
             self._stored = self._stored | {embeddings.head: self._stored[embeddings.tokens]}
         self.config = config

@@ -51,8 +51,24 @@ class Embeddings:
     tied: bool
 
 
+def says_tied(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json says that the output embedding is the token embedding."""
+    return config.get("tie_word_embeddings") is True
+
+
+def with_vocab_size(config: Mapping[str, Any], rows: int) -> dict[str, Any]:
+    """A config.json with this number of rows of the vocabulary tensors, also in its section of the language model."""
+    nested = [key for key, value in config.items() if isinstance(value, dict) and "vocab_size" in value]
+    sized = {key: config[key] | {"vocab_size": rows} for key in nested if key.startswith(TEXT_KEYS)}
+    if "vocab_size" in config or not nested:
+        sized["vocab_size"] = rows
+    return {**config, **sized}
+
+
 def embeddings_of(names: Iterable[str], config: Mapping[str, Any]) -> Embeddings | None:
     """The embeddings of a checkpoint; None without a token embedding of a known name.
+
+    Where no head is stored, `architectures` tells whether the model has one, or else `tie_word_embeddings`.
 
     Args:
         names: its tensors.
@@ -64,8 +80,9 @@ def embeddings_of(names: Iterable[str], config: Mapping[str, Any]) -> Embeddings
     if tokens is None:
         return None
     if head is not None:
-        return Embeddings(tokens, head, tied=config.get("tie_word_embeddings") is True)
-    tied = any(str(name).endswith(_WITH_A_HEAD) for name in config.get("architectures") or ())
+        return Embeddings(tokens, head, tied=says_tied(config))
+    architectures = config.get("architectures")
+    tied = any(str(name).endswith(_WITH_A_HEAD) for name in architectures) if architectures else says_tied(config)
     if tied and not config.get("is_encoder_decoder"):  # some of which scale what they put into a tied head
         head = next((head for start, head in _BEFORE_A_HEAD.items() if tokens.startswith(start)), None)
     return Embeddings(tokens, head, tied)

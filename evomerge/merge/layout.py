@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from evomerge.checkpoint import Checkpoint, TensorHeader, dtype_name, layer_of, rename_layer, stack_of
-from evomerge.checkpoint.embeddings import HEADS, TOKEN_EMBEDDINGS
+from evomerge.checkpoint.embeddings import HEADS, TOKEN_EMBEDDINGS, says_tied
 from evomerge.errors import ModelError
 from evomerge.merge.depth import counted_layers
 from evomerge.merge.networks import TEXT, claims, counted_as, networks_of
@@ -37,7 +37,7 @@ class Layout:
         after: what follows the layers, without the head.
         embedding: the token embedding, None if there is none of a known name.
         head: the output embedding, None if the checkpoint has none.
-        tied: the output embedding is the token embedding.
+        tied: it has no head of its own: the output embedding, if there is one, is the token embedding.
     """
 
     before: tuple[str, ...]
@@ -137,7 +137,7 @@ def _layout(checkpoint: Checkpoint, names: Iterable[str]) -> Layout:
         after=tuple(name for name in outside if name != head and not _is_embedding(name)),
         embedding=next((name for name in outside if name != head and name.endswith(TOKEN_EMBEDDINGS)), None),
         head=head,
-        tied=head is None or checkpoint.config.get("tie_word_embeddings") is True,
+        tied=head is None or says_tied(checkpoint.config),
     )
 
 

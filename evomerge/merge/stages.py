@@ -1,6 +1,7 @@
 """The stages of a recipe: merged as they are read, among the models that are opened; or each on disk, one by one."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,12 +25,11 @@ _DEEPEST = 64  # stages that read one another; a few calls of Python's for each
 class Stage:
     """The result of a recipe, as a checkpoint: a tensor is merged when it is read, and nothing is written.
 
-    The tensor that was merged last is kept until `release`, so that several later stages that read it, as each is made
-    tensor by tensor in about the same order, have it merged once.
-
     Args:
         recipe: with a name, by which later stages read it.
         checkpoints: at least its models.
+        keep: keep the tensor that was merged last until `release`, so that several later stages that read it, as each
+            is made tensor by tensor in about the same order, have it merged once.
 
     Attributes:
         ref, tokenizer, config: as of every checkpoint.
@@ -40,7 +40,7 @@ class Stage:
         ModelError: the models do not fit each other.
     """
 
-    def __init__(self, recipe: Recipe, checkpoints: Mapping[ModelRef, Checkpoint]) -> None:
+    def __init__(self, recipe: Recipe, checkpoints: Mapping[ModelRef, Checkpoint], *, keep: bool) -> None:
         self.ref = ModelRef(str(recipe.name))
         self._recipe = recipe
         self._checkpoints = {ref: checkpoints[ref] for ref in recipe.inputs}
@@ -61,6 +61,7 @@ class Stage:
         self.headers: Mapping[str, TensorHeader] = {
             name: TensorHeader(name, tensor.dtype, tensor.shape) for name, tensor in self._tensors.items()
         }
+        self._keep = keep
         self._kept: dict[str, torch.Tensor] = {}  # of one tensor at most
         self._prefetched = ""
 
@@ -84,12 +85,15 @@ class Stage:
         """
         if name not in self._tensors:
             raise ModelError("tensor missing", where=self.ref, expected=name)
-        if name not in self._kept:
-            self._kept.clear()
-            plan = replace(self._plan, tensors=(self._tensors[name],))
-            (merge,) = stream(plan, self._sources, device=_CPU, statistics=StatisticsCache(keep=False))
-            self._kept[name] = merge.whole()
-        return self._kept[name]
+        if name in self._kept:
+            return self._kept[name]
+        self._kept.clear()
+        plan = replace(self._plan, tensors=(self._tensors[name],))
+        (merge,) = stream(plan, self._sources, device=_CPU, statistics=StatisticsCache(keep=False))
+        tensor = merge.whole()
+        if self._keep:
+            self._kept[name] = tensor
+        return tensor
 
     def prefetch(self, name: str) -> None:
         """Have the system read what the tensor is merged from."""
@@ -133,9 +137,15 @@ def open_sources(recipe: Recipe) -> dict[ModelRef, Checkpoint]:
                     "neither a stage nor a model", where=recipe.name, found=str(ref), remedy=nearest(ref.path, names)
                 ) from None
             raise
-    for stage in recipe.stages:
-        if str(stage.name) not in recipe.unused_stages:
-            checkpoints[ModelRef(str(stage.name))] = Stage(stage, checkpoints)
+    stages = [stage for stage in recipe.stages if str(stage.name) not in recipe.unused_stages]
+    reads: Counter[ModelRef] = Counter()
+    for result in (*stages, recipe):
+        reads.update(result.inputs)
+        if result.tokenizer_source is not None or result.tokenizer is not None:
+            reads.update(result.inputs)  # once more, for rows that other models lack
+    for stage in stages:
+        ref = ModelRef(str(stage.name))
+        checkpoints[ref] = Stage(stage, checkpoints, keep=reads[ref] > 1)
     return checkpoints
 
 

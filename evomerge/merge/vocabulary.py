@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from evomerge.checkpoint import OutputTokenizer
-from evomerge.checkpoint.embeddings import TEXT_KEYS, TOKEN_EMBEDDINGS
+from evomerge.checkpoint.embeddings import TEXT_KEYS, TOKEN_EMBEDDINGS, with_vocab_size
 from evomerge.errors import RecipeError, nearest
 from evomerge.merge.layout import HEAD_BIASES, Layout
 from evomerge.merge.rows import MEAN, PADDING, ZERO, Rows
@@ -127,14 +127,7 @@ class OutputVocabulary:
         """A config of the reference model with this vocabulary's size, and its ids of special tokens."""
         if self.size is None:
             return dict(config)
-        settled = self._with_special_ids(config, self._special_ids)
-        nested = [key for key, value in settled.items() if isinstance(value, dict) and "vocab_size" in value]
-        for key in nested:
-            if key.startswith(TEXT_KEYS):
-                settled[key] = {**settled[key], "vocab_size": self.size}
-        if "vocab_size" in settled or not nested:
-            settled["vocab_size"] = self.size
-        return settled
+        return with_vocab_size(self._with_special_ids(config, self._special_ids), self.size)
 
     def _with_special_ids(self, config: Mapping[str, Any], theirs: Mapping[str, Any] | None) -> dict[str, Any]:
         """A config with the ids of special tokens that another states, or with its own; None for one without a row."""

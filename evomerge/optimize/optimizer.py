@@ -21,7 +21,8 @@ class Told:
         rank: 0 is the best of its batch; ties share a rank; a failed one has the worst.
         objective: higher is better; None when the candidate failed, or was stopped before it could be compared with
             those of other batches.
-        violations: one for each gate, <= 0 where it is cleared; () when there is no objective.
+        violations: one for each gate, <= 0 where it is cleared; () when the candidate failed, or was stopped before
+            any gate was judged.
     """
 
     x: Vector

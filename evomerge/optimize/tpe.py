@@ -52,7 +52,9 @@ class Tpe:
             if not self._pending.get(one.x.tobytes()):
                 self.expect(one.x)
             trial = self._pending[one.x.tobytes()].pop(0)
-            if one.objective is None:  # a FAIL is unknown to TPE; an infinite violation says how bad it was
+            # A FAIL is unknown to TPE; an infinite violation says how bad it was. Where a gate is missed, how far says
+            # more: TPE orders what misses one by that alone.
+            if one.objective is None and not any(violation > 0 for violation in one.violations):
                 trial.set_constraint("failed", np.inf)
             for gate, violation in enumerate(one.violations):
                 trial.set_constraint(f"gate_{gate}", violation)

@@ -152,6 +152,7 @@ def score_model(path: Path | str, suite: SuiteConfig, workers: WorkersConfig, sp
     live = LiveModel(plan.config, dtype=plan.out_dtype, device=device)
     sources, statistics = Sources(checkpoints, device, keep=False), StatisticsCache(keep=False)
     live.load(plan, stream(plan, sources, device=device, statistics=statistics))
+    sources.release()
     harness.bind(live.model, plan.tokenizer.load())
     return harness.score(split)
 

@@ -119,17 +119,18 @@ def _rivals(search: Search) -> list[str]:
 
 def _compare(search: Search, split: Split, candidates: Mapping[int, Scores], rivals: Mapping[str, Scores]) -> None:
     """Record how far each candidate is ahead of each rival over the same documents, with intervals."""
+    ranges = search.judge.ranges
     differences = [
         Difference(
             candidate=number,
             rival=rival,
             split=split,
-            objective=objective_difference(scores, others, search.config.suite),
+            objective=objective_difference(scores, others, search.config.suite, ranges=ranges),
             tasks={
                 name: difference
                 for name, task in scores.items()
-                if (difference := score_difference(task, others[name], stated=search.config.suite.ranges[name]))
-                is not None
+                if (difference := score_difference(task, others[name], within=ranges.get(name))) is not None
+                and math.isfinite(difference.low)
             },
         )
         for number, scores in candidates.items()

@@ -63,7 +63,7 @@ def launch(config: SearchConfig) -> Ending:
 def resume(folder: Path, overrides: Sequence[str] = ()) -> Ending:
     """Go on with a study, whether it was paused, stopped, interrupted, or came to its end.
 
-    One that is finished, and whose budget is used up, is left as it is.
+    One that is finished, and whose budget is used up, is left as it is unless a finalist failed: that is scored again.
 
     Raises:
         ConfigError: an override would make it another study, or asks for no more than is used up; see `check_resume`.

@@ -202,6 +202,7 @@ class Search:
         outcomes = self.evaluate_all(sources)
         if outcomes is not None:
             self.refer(sources, outcomes)
+            self._say_warnings(self.judge.warnings)
             for job in sources:
                 done(job, outcomes[job.name])
             self.evaluate(uniform, done)
@@ -424,10 +425,10 @@ def _cleared(candidate: Candidate) -> str:
 
 
 def _told(candidate: Candidate, rank: float = 0.0) -> Told:
-    if candidate.stopped is not None:
-        # part of the items makes a rank among those that had the same, but no objective to compare with those of others
-        return Told(np.array(candidate.x), rank, None, ())
-    return Told(np.array(candidate.x), rank, candidate.objective, tuple(candidate.violations.values()))
+    # part of the items makes a rank among those that had the same, but no objective to compare with those of others
+    objective = candidate.objective if candidate.stopped is None else None
+    violations = candidate.violations.values() if candidate.reason is None else ()
+    return Told(np.array(candidate.x), rank, objective, tuple(violations))
 
 
 def _told_generation(candidates: Sequence[Candidate]) -> list[Told]:

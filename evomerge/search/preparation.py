@@ -77,12 +77,12 @@ def _check_place(config: SearchConfig, harness: Harness) -> None:
     """A study among the files that a task's functions may read would change them as it goes."""
     place = config.folder.resolve()
     for task, code in harness.code.items():
-        folder = next((each for each in code.folders if place.is_relative_to(each.resolve())), None)
+        folder = next((each for each in code.folders if place.is_relative_to(each)), None)
         if folder is not None:
             raise ConfigError(
                 "the study lies among the files of a task",
                 where=f"task {task}",
-                expected=f"a runs_dir outside of {folder.resolve()}, where the task's functions may read any file",
+                expected=f"a runs_dir outside of {folder}, where the task's functions may read any file",
                 found=config.runs_dir,
                 remedy="choose another runs_dir, or give the task, its functions and their data a folder of their own",
             )

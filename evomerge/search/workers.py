@@ -257,6 +257,8 @@ def require_answer(address: str) -> None:
         return
     try:
         socket.create_connection((place[0], place[1]), PATIENCE).close()
+    except UnicodeError as error:
+        raise _no_cluster(address, "no name of a host") from error
     except OSError as error:
         raise _no_cluster(address, error.strerror or str(error)) from error
 

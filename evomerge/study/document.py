@@ -1,5 +1,6 @@
 """Studies as documents: what `show --json` and `studies --json` print and what the dashboard shows."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -10,12 +11,13 @@ from pydantic import BaseModel, ConfigDict
 from evomerge.errors import OneLineError
 from evomerge.study.folder import folders_in
 from evomerge.study.journal import understanding
-from evomerge.study.results import Baseline, Candidate, Finalist, Range, Result, State, floor
+from evomerge.study.results import Baseline, Candidate, Difference, Finalist, Range, Result, State, floor
 from evomerge.study.status import read_status
 from evomerge.study.view import StudyState, StudyView
 from fitness.confidence import Estimate, combine
 
 Triple: TypeAlias = tuple[float, float, float]
+Lead: TypeAlias = tuple[float, float | None, float | None]
 
 # of candidates that have ended: they do not change any more, and a study may have thousands
 _made: "WeakKeyDictionary[StudyView, dict[int, CandidateDocument]]" = WeakKeyDictionary()
@@ -38,8 +40,9 @@ class ResultDocument(_Document):
             score is over part of the items.
         feasible: scored on all items, and every gate cleared.
         objective: higher is better; null when it failed or is running.
-        objective_interval: (low, high) with 95 % confidence; winners are chosen by the lower limit. Null where a task
-            has none.
+        objective_interval: (low, high) with 95 % confidence; null where a task has none.
+        objective_floor: what winners are chosen by: the lower limit, where a task without one is taken at its value;
+            null when it failed or is running, and in studies of an older evomerge.
         seconds: merging and scoring.
         cached: its scores were known from an equal recipe, so that nothing was merged or scored.
         reason: why it failed.
@@ -56,6 +59,7 @@ class ResultDocument(_Document):
     feasible: bool
     objective: float | None
     objective_interval: Range | None
+    objective_floor: float | None = None
     seconds: float | None
     cached: bool
     reason: str | None
@@ -64,9 +68,9 @@ class ResultDocument(_Document):
     item_evaluations: int
 
     @property
-    def floor(self) -> tuple[float, float]:
+    def floor(self) -> float:
         """What winners are chosen by; see `Result.floor`."""
-        return floor(self.objective, self.objective_interval)
+        return floor(self.objective, self.objective_interval, self.objective_floor)
 
 
 class CandidateDocument(ResultDocument):
@@ -113,14 +117,15 @@ class DifferenceDocument(_Document):
     Attributes:
         candidate: its number.
         rival: the name of the baseline: the parent with the best objective on dev, or the uniform merge.
-        objective: (difference, low, high) of the objective, with 95 % confidence.
+        objective: (difference, low, high) of the objective, with 95 % confidence; low and high are null where a task
+            has no interval.
         tasks: task -> the same of its score, in its unit; a task whose metric has no interval is left out.
     """
 
     candidate: int
     rival: str
     split: Literal["dev", "holdout"]
-    objective: Triple
+    objective: Lead
     tasks: dict[str, Triple]
 
 
@@ -216,7 +221,7 @@ def study_document(study: StudyView) -> StudyDocument:
                 _finalist(finalist, candidates)
                 for finalist in sorted(study.finalists(), key=lambda each: _place(each, candidates))
             ),
-            differences=tuple(DifferenceDocument(**vars(difference)) for difference in study.differences()),
+            differences=tuple(map(_difference, study.differences())),
             candidates=documents,
         )
 
@@ -300,6 +305,7 @@ def _result(result: Result) -> ResultDocument:
         feasible=result.feasible,
         objective=result.objective,
         objective_interval=result.objective_interval,
+        objective_floor=result.objective_floor,
         seconds=result.seconds,
         cached=result.cached,
         reason=result.reason,
@@ -342,12 +348,17 @@ def _finalist(finalist: Finalist, candidates: Sequence[Candidate]) -> FinalistDo
     )
 
 
-def _place(finalist: Finalist, candidates: Sequence[Candidate]) -> tuple[bool, float, float]:
+def _place(finalist: Finalist, candidates: Sequence[Candidate]) -> tuple[bool, float]:
     """Baselines first, in the order that they have; then candidates in that in which the winner is looked for."""
     if finalist.number is None:
-        return False, 0.0, 0.0
-    low, objective = candidates[finalist.number].floor
-    return True, -low, -objective
+        return False, 0.0
+    return True, -candidates[finalist.number].floor
+
+
+def _difference(difference: Difference) -> DifferenceDocument:
+    value, *limits = difference.objective
+    low, high = (limit if math.isfinite(limit) else None for limit in limits)
+    return DifferenceDocument(**vars(difference) | {"objective": (value, low, high)})
 
 
 def _optimism(dev: Result, holdout: Result) -> Triple | None:

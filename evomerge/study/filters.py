@@ -8,7 +8,6 @@ from markupsafe import Markup, escape
 
 from evomerge.study import status
 from evomerge.study.results import Range
-from evomerge.study.verdict import signed
 
 NONE = "–"
 
@@ -26,11 +25,6 @@ def short(value: float | None) -> str:
 def interval(ends: Range | None) -> str:
     """The ends of an interval; nothing where there is none."""
     return "" if ends is None else f"[{ends[0]:.4f}, {ends[1]:.4f}]"
-
-
-def difference(triple: tuple[float, float, float] | None) -> str:
-    """A difference with its interval."""
-    return NONE if triple is None else signed(triple)
 
 
 def margin(violation: float | None) -> str:
@@ -81,5 +75,5 @@ def breakable(name: str) -> Markup:
 
 FILTERS: dict[str, Callable[[Any], str]] = {
     each.__name__: each
-    for each in (number, short, interval, difference, margin, gate, count, size, duration, moment, sentence, breakable)
+    for each in (number, short, interval, margin, gate, count, size, duration, moment, sentence, breakable)
 }

@@ -28,6 +28,8 @@ class Result:
             score is over part of the items.
         objective: what the search maximizes, None when it failed.
         objective_interval: (low, high) of the objective, None when it failed or a task has no interval.
+        objective_floor: the lower end of that interval, where a task without one is taken at its value; None when it
+            failed.
         timings: phase -> seconds.
         reason: why it failed, None when it did not.
         stopped: why a race stopped it before it was scored on all items; it is never feasible then. None if none did.
@@ -42,6 +44,7 @@ class Result:
     limits: Mapping[str, float] = field(default_factory=dict)
     objective: float | None = None
     objective_interval: Range | None = None
+    objective_floor: float | None = None
     timings: Mapping[str, float] = field(default_factory=dict)
     reason: str | None = None
     stopped: str | None = None
@@ -70,10 +73,9 @@ class Result:
         return self.objective is not None and self.stopped is None and all(self.gates.values())
 
     @property
-    def floor(self) -> tuple[float, float]:
-        """What winners are chosen by: the lower end of the objective's interval; those without one come last, by the
-        objective itself."""
-        return floor(self.objective, self.objective_interval)
+    def floor(self) -> float:
+        """What winners are chosen by: `objective_floor`; minus infinite without an objective."""
+        return floor(self.objective, self.objective_interval, self.objective_floor)
 
     @property
     def seconds(self) -> float | None:
@@ -92,9 +94,8 @@ class Result:
         ranked = self.stopped is not None if self.objective is None else math.isfinite(self.objective)
         if self.reason is None and ranked and not any(map(math.isnan, self.violations.values())):
             return self
-        return replace(
-            self, objective=None, objective_interval=None, reason=self.reason or "the objective is not finite"
-        )
+        reason = self.reason or "the objective is not finite"
+        return replace(self, objective=None, objective_interval=None, objective_floor=None, reason=reason)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,11 +162,11 @@ class Difference:
     tasks: Mapping[str, tuple[float, float, float]]
 
 
-def floor(objective: float | None, interval: Range | None) -> tuple[float, float]:
+def floor(objective: float | None, interval: Range | None, low: float | None) -> float:
     """See `Result.floor`."""
-    if interval is not None:
-        return interval[0], 0.0
-    return -math.inf, -math.inf if objective is None else objective
+    # a study of an older evomerge has the interval alone
+    known = (low, None if interval is None else interval[0], objective)
+    return next((each for each in known if each is not None), -math.inf)
 
 
 def standing(result: Result) -> Standing:
@@ -190,6 +191,7 @@ def result_document(result: Result) -> dict[str, Any]:
         "limits": dict(result.limits),
         "objective": result.objective,
         "objective_interval": result.objective_interval,
+        "objective_floor": result.objective_floor,
         "timings": dict(result.timings),
         "reason": result.reason,
         "stopped": result.stopped,

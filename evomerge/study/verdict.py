@@ -1,6 +1,5 @@
 """What a study came to: the order of its candidates, and whether the search was worth it, in words."""
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, TypeVar
@@ -9,6 +8,7 @@ from evomerge.study.document import (
     BaselineDocument,
     CandidateDocument,
     FinalistDocument,
+    Lead,
     ResultDocument,
     StudyDocument,
 )
@@ -58,12 +58,12 @@ def evidence(study: StudyDocument) -> list[str]:
     for each in study.differences:
         if each.candidate == best.number:
             kind = "the plain uniform merge" if each.rival == "uniform" else f"the best parent ({each.rival})"
-            value, low, high = each.objective
-            doubt = "" if low > 0 or high < 0 else ", which may be chance"
-            ahead = f"leads {kind} by {signed((value, low, high))}"
-            behind = f"trails {kind} by {signed((-value, -high, -low))}"
+            leads = each.objective[0] >= 0
+            by = each.objective if leads else _turned(each.objective)
+            ahead = f"{'leads' if leads else 'trails'} {kind} by {signed(by)}"
+            doubt = "" if by[1] is not None and by[1] > 0 else ", which may be chance"
             where = "holdout documents" if each.split == "holdout" else "dev documents, which steered the search,"
-            sentences.append(f"Over the same {where} it {ahead if value >= 0 else behind}{doubt}.")
+            sentences.append(f"Over the same {where} it {ahead}{doubt}.")
     for finalist in study.finalists:
         if finalist.number == best.number and finalist.optimism is not None:
             sentences.append(
@@ -72,10 +72,10 @@ def evidence(study: StudyDocument) -> list[str]:
     return sentences
 
 
-def signed(difference: tuple[float, float, float]) -> str:
+def signed(difference: Lead) -> str:
     """A difference with its interval, as text."""
     value, low, high = difference
-    return f"{value:+.4f} [{low:+.4f}, {high:+.4f}]" if math.isfinite(low) else f"{value:+.4f} (no interval)"
+    return f"{value:+.4f} (no interval)" if low is None or high is None else f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
 def kind_of(candidate: CandidateDocument) -> Kind:
@@ -90,9 +90,9 @@ def kind_of(candidate: CandidateDocument) -> Kind:
 def ranked(candidates: Iterable[CandidateDocument]) -> list[CandidateDocument]:
     """Those scored on all items: feasible ones by the objective's lower limit, then the others by how far they miss."""
 
-    def place(candidate: CandidateDocument) -> tuple[bool, float, float, float, int]:
-        missed, (low, objective) = violation(candidate.violations.values()), candidate.floor
-        return (not candidate.feasible, missed, -low, -objective, candidate.number)
+    def place(candidate: CandidateDocument) -> tuple[bool, float, float, int]:
+        missed = violation(candidate.violations.values())
+        return (not candidate.feasible, missed, -candidate.floor, candidate.number)
 
     whole = (each for each in candidates if each.objective is not None and each.stopped is None)
     return sorted(whole, key=place)
@@ -121,6 +121,12 @@ def _compare(subject: str, result: ResultDocument, baselines: Sequence[BaselineD
         if rival.objective is not None and not rival.feasible and rival.objective >= result.objective:
             text += f" {rival.name} reaches {rival.objective:.4f}, but misses {_missed(rival)}."
     return Verdict(text, good)
+
+
+def _turned(lead: Lead) -> Lead:
+    """The same, as the other is ahead."""
+    value, low, high = lead
+    return -value, None if high is None else -high, None if low is None else -low
 
 
 def _missed(result: ResultDocument) -> str:

@@ -231,18 +231,6 @@ class StudyView:
         """The public benchmarks that steered the search, each as "task: data set (split)"."""
         return tuple(self.notes().get("benchmarks", ()))
 
-    def items(self, name: str) -> dict[str, dict[int, float]]:
-        """Per-item scores under a name that `candidate_items`, `baseline_items` or `holdout_items` gives.
-
-        Returns:
-            task -> doc_id -> value.
-
-        Raises:
-            StudyError: there are none, or the file is damaged.
-        """
-        items = read_items(self.folder.items, name)
-        return {task: dict(zip(each.doc_ids, each.values, strict=True)) for task, each in items.items()}
-
     def tasks(self) -> dict[str, dict[str, Any]]:
         """task -> {metric: str, higher_is_better: bool}; empty until something was scored."""
         tasks: dict[str, dict[str, Any]] = self._attributes().get("tasks", {})
@@ -252,7 +240,7 @@ class StudyView:
         """What was scored, with its items, as it was when it was recorded.
 
         Args:
-            name: that `items` knows.
+            name: that `candidate_items`, `baseline_items` or `holdout_items` gives.
             result: its result.
 
         Raises:

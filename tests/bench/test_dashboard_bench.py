@@ -15,6 +15,7 @@ from evomerge.config import search_config
 from evomerge.errors import UsageError
 from evomerge.study import StudyView
 from evomerge.study.document import study_document
+from evomerge.study.items import read_items
 
 FOREVER = 60  # seconds
 MACHINE = Machine("EPYC", 2, None, None, "Linux", "3.11", "2.13", 2)
@@ -46,7 +47,7 @@ def test_a_synthetic_study_is_one_that_a_search_could_have_written(written):
     parents = [each for each in document.baselines if each.name in ("shipping", "refunds", "catalogue")]
     assert len(parents) == 3
     assert not any(each.feasible for each in parents)
-    assert all(len(written.items(f"{number:06d}")) == 5 for number in feasible)
+    assert all(len(read_items(written.folder.items, f"{number:06d}")) == 5 for number in feasible)
 
 
 def test_the_same_config_gives_the_same_scores(written, config, tmp_path):

@@ -215,6 +215,8 @@ def over_tied(model: Path, folder: Path, tensors: dict[str, torch.Tensor], **con
         (ON_EMBEDDING, BASE + 3 * L @ R, None),
         (ON_EMBEDDING | ON_HEAD | {"lm_head.lora_A.weight": 2 * R}, BASE + 3 * L @ R, BASE + 6 * L @ R),
         (ON_EMBEDDING | {EMBEDDING: ROWS}, ROWS + 3 * L @ R, None),
+        (ON_EMBEDDING | {"model.embed_tokens.base_layer.weight": ROWS}, ROWS + 3 * L @ R, ROWS),
+        (ON_HEAD | {"lm_head.base_layer.weight": ROWS}, ROWS, ROWS + 3 * L @ R),
     ],
 )
 def test_embedding_and_head_that_are_changed_apart_are_tied_no_longer(
@@ -274,6 +276,38 @@ def test_ties_that_cannot_be_undone(model, tmp_path, tensors, config, message: s
     with pytest.raises(ModelError, match=message) as caught:
         over_tied(model, tmp_path / "a", tensors)
     assert "\n" not in str(caught.value)
+
+
+def test_without_architectures_the_config_tells_whether_there_is_a_tied_head(model, tmp_path, weights) -> None:
+    (model / "config.json").write_text('{"tie_word_embeddings": true}')
+    checkpoint = over_tied(model, tmp_path / "a", {EMBEDDING: ROWS})
+    assert torch.equal(checkpoint.read(HEAD), weights[EMBEDDING])
+    assert checkpoint.config == {"tie_word_embeddings": False}
+    (model / "config.json").write_text("{}")
+    assert HEAD not in over_tied(model, tmp_path / "b", {EMBEDDING: ROWS}).headers
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_rows_of_the_head_that_the_adapter_does_not_have(model, tmp_path, weights, tied: bool) -> None:
+    if not tied:
+        save_file({**weights, HEAD: torch.zeros(4, 3)}, model / "model.safetensors")
+    key = EMBEDDING if tied else "model.embed_tokens.base_layer.weight"
+    with pytest.raises(ModelError, match=r"found \[\(6, 3\), \(4, 3\)\]; merge it into its base with PEFT first$"):
+        over_tied(model, tmp_path / "a", {key: torch.ones(6, 3)})
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"vocab_size": 4},
+        {"text_config": {"vocab_size": 4}},
+        {"vocab_size": 4, "text_config": {"vocab_size": 4}, "vision_config": {"vocab_size": 5}},
+    ],
+)
+def test_every_number_of_tokens_follows(model, tmp_path, config) -> None:
+    (model / "config.json").write_text(json.dumps(config))
+    checkpoint = over_tied(model, tmp_path / "a", {EMBEDDING: torch.ones(6, 3)})
+    assert checkpoint.config == json.loads(json.dumps(config).replace('"vocab_size": 4', '"vocab_size": 6'))
 
 
 def test_a_head_that_is_stored_and_tied_all_the_same(model, tmp_path, weights) -> None:

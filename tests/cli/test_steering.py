@@ -179,6 +179,32 @@ def test_a_resume_of_a_finished_study_leaves_it_as_it_is(tmp_path, capsys, feasi
     assert StudyView(folder).state == "finished"
 
 
+def test_a_finalist_that_failed_can_be_scored_again(tmp_path, capsys):
+    """Which takes the models: here a search that goes on ends because they are not there."""
+    folder = begun(tmp_path, candidates=3, ended="finished")
+    with Study.open(folder) as study:
+        study.add_finalist("1", 1, Result(objective=0.1))
+        study.add_finalist("2", 2, Result(reason="out of memory"))
+    for words in ([], ["workers.count=1"]):
+        check_resume(StudyView(folder), BudgetConfig(candidates=3), words)
+        assert main(["resume", str(folder), *words]) == 4
+        out, err = capsys.readouterr()
+        assert "/nowhere" in err
+        assert "nothing is left to do" not in out
+    with Study.open(folder) as study:
+        study.add_finalist("2", 2, Result(objective=0.1))
+    assert main(["resume", str(folder)]) == 0
+
+
+def test_a_resume_of_a_finished_study_writes_a_recipe_that_is_gone(tmp_path, capsys):
+    folder = begun(tmp_path, candidates=3, ended="finished")
+    recipe = (folder / "best.yaml").read_text()
+    (folder / "best.yaml").unlink()
+    assert main(["resume", str(folder)]) == 0
+    assert capsys.readouterr().out.endswith(f"{folder / 'best.yaml'}\n")
+    assert (folder / "best.yaml").read_text() == recipe
+
+
 def begun(tmp_path: Path, candidates: int, *, feasible: bool = True, ended: Ended = "paused") -> Path:
     """A study of models that are not there, its last session ended."""
     words = ["models=demo", "suite=demo", "study=night", f"runs_dir={tmp_path}", f"budget.candidates={candidates}"]

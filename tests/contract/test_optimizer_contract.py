@@ -18,10 +18,10 @@ def bowl(x):
 
 
 def gated(x):
-    """Fails in a corner, misses a gate in half of the space, and is a staircase elsewhere."""
+    """Fails in a corner, misses a gate in half of the space, by far without an objective; else it is a staircase."""
     if x.sum() > 0.75 * x.size:
         return None, ()
-    return round(bowl(x)[0], 1), (0.4 - x[0], x[-1] - 0.9)
+    return None if x[0] < 0.2 else round(bowl(x)[0], 1), (0.4 - x[0], x[-1] - 0.9)
 
 
 def told(vectors: Sequence[np.ndarray], judge: Judge) -> list[Told]:

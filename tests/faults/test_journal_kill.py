@@ -14,7 +14,7 @@ import optuna
 import pytest
 
 from evomerge.study import Candidate, Study, StudyView
-from evomerge.study.items import candidate_items
+from evomerge.study.items import candidate_items, read_items
 from evomerge.study.journal import open_journal
 
 # A search in small: two candidates at a time, everything a function of the candidate's number.
@@ -113,7 +113,11 @@ def ending(folder: Path) -> dict[str, Any]:
             )
             for each in view.candidates()
         ],
-        "items": [view.items(candidate_items(number)) for number in numbers if view.candidate(number).scores],
+        "items": [
+            read_items(view.folder.items, candidate_items(number))
+            for number in numbers
+            if view.candidate(number).scores
+        ],
         "files": sorted(path.name for path in (folder / "items").iterdir()),
         "best": (folder / "best.yaml").read_text(),
         "provenance": json.loads((folder / "best.provenance.json").read_text()),
@@ -152,7 +156,7 @@ def test_killed_at_random_moments(tmp_path: Path):
         for candidate in now:
             assert bool(candidate.scores) == (candidate.state == "complete")
             if candidate.scores:
-                assert view.items(candidate_items(candidate.number))["t"][0] == candidate.scores["t"]
+                assert view.scores(candidate_items(candidate.number), candidate)["t"].values[0] == candidate.scores["t"]
         finished = now
     assert 0 < len(finished) < budget
     last = run(RUN, killed, budget)

@@ -151,6 +151,36 @@ def test_what_no_function_reads_is_no_part_of_the_code(tmp_path, code, write_tas
     assert code() == before
 
 
+def test_a_neighbour_beside_what_is_included_is_no_part_of_the_code(tmp_path, code, write_task):
+    (tmp_path / "tasks" / "below").mkdir()
+    (tmp_path / "common" / "base.yaml").rename(tmp_path / "tasks" / "base.inc")
+    (tmp_path / "common" / "own.py").rename(tmp_path / "tasks" / "own.py")
+    (tmp_path / "common" / "accepted.json").rename(tmp_path / "tasks" / "accepted.json")
+    text = (tmp_path / "tasks" / "gen.yaml").read_text().replace("../common/base.yaml", "../base.inc")
+    (tmp_path / "tasks" / "below" / "gen.yaml").write_text(text)
+    (tmp_path / "tasks" / "gen.yaml").unlink()
+    before = code()
+    write_task(tmp_path / "tasks", "neighbour", like="gen")
+    assert code() == before
+    (tmp_path / "tasks" / "own.py").write_text(RESULTS + "\n")
+    assert code()["gen"].digest != before["gen"].digest
+
+
+@pytest.mark.parametrize("path", ["common/own.py", "common/accepted.json"])
+def test_a_task_file_that_is_a_link_has_its_code_where_it_leads(tmp_path, code, write_task, path):
+    text = (tmp_path / "tasks" / "gen.yaml").read_text().replace("../common/base.yaml", "base.yaml")
+    (tmp_path / "common" / "gen.yaml").write_text(text)
+    (tmp_path / "tasks" / "gen.yaml").unlink()
+    (tmp_path / "tasks" / "gen.yaml").symlink_to(tmp_path / "common" / "gen.yaml")
+    before = code()
+    assert before["gen"].folders == (tmp_path / "common",)
+    write_task(tmp_path, "neighbour", like="gen").rename(tmp_path / "common" / "neighbour.yaml")
+    (tmp_path / "tasks" / "neighbour.yaml").symlink_to(tmp_path / "common" / "neighbour.yaml")
+    assert code() == before
+    (tmp_path / path).write_text((tmp_path / path).read_text() + "\n")
+    assert code()["gen"].digest != before["gen"].digest
+
+
 def test_code_is_told_by_its_place_among_the_others(tmp_path, code):
     before = code()
     (tmp_path / "tasks" / "words").rename(tmp_path / "tasks" / "phrases")

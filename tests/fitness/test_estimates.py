@@ -11,6 +11,9 @@ from fitness.estimates import (
     item_range,
     objective_difference,
     objective_estimate,
+    presumed_range,
+    presumed_ranges,
+    range_advice,
     score_difference,
     score_interval,
     wants_range,
@@ -57,11 +60,11 @@ def test_equal_items_have_an_interval_where_their_range_is_known():
     graded = accuracy(*[10.0] * 20, metric="points")
     assert score_interval(graded) is None
     assert wants_range(graded)
-    assert score_interval(graded, stated=(0, 10)) == pytest.approx((8.389, 10.0), abs=1e-3)  # ten times Wilson's
+    assert score_interval(graded, within=(0, 10)) == pytest.approx((8.389, 10.0), abs=1e-3)  # ten times Wilson's
     assert score_interval(accuracy(*[1.0] * 20)) == pytest.approx((0.8389, 1.0), abs=1e-4)
     base = accuracy(*[7.0] * 20, metric="points")
-    assert score_difference(graded, base) is None
-    value, low, high = score_difference(graded, base, stated=(0, 10))
+    assert score_difference(graded, base) == (score_difference(graded, base).value, -math.inf, math.inf)
+    value, low, high = score_difference(graded, base, within=(0, 10))
     assert low < value == 3 < high
     assert not wants_range(TaskScores("qa", "f1", (0, 1), (1.0, 0.0), 0.7, True))
 
@@ -85,11 +88,11 @@ def test_a_score_that_no_group_changes_is_not_certain():
     perfect = TaskScores("qa", "f1", tuple(range(50)), (1.0,) * 50, 1.0, True, jackknife=(1.0,) * 20)
     low, high = score_interval(perfect)
     assert (low, high) == pytest.approx((0.9287, 1.0), abs=1e-4)  # Wilson's of 50 of 50
-    assert score_difference(perfect, perfect) is None
+    assert score_difference(perfect, perfect) == (0.0, -math.inf, math.inf)
     own = replace(perfect, metric="own")
     assert score_interval(own) is None
     assert wants_range(own)
-    assert score_interval(own, stated=(0, 1)) == (low, high)
+    assert score_interval(own, within=(0, 1)) == (low, high)
     assert score_interval(replace(perfect, score=100.0, jackknife=(100.0,) * 20)) is None, "F1 in percent"
 
 
@@ -229,8 +232,9 @@ def test_the_objective_of_a_hand_worked_case():
     found = objective_estimate(scores, {"qa": (0.55, 0.9), "prose": (3.0, 7.0)}, SUITE)
     down, up = math.hypot(0.75 * 0.2, 0.25 * (0.2 - 0.125)), math.hypot(0.75 * 0.15, 0.25 * (0.25 - 0.2))
     assert found == pytest.approx((0.6125, 0.6125 - down, 0.6125 + up))
-    # of a task without an interval nothing is certain
-    assert objective_estimate(scores, {"qa": (0.55, 0.9)}, SUITE) == (pytest.approx(0.6125), -math.inf, math.inf)
+    # a task without an interval is taken at its value
+    found = objective_estimate(scores, {"qa": (0.55, 0.9)}, SUITE)
+    assert found == pytest.approx((0.6125, 0.6125 - 0.15, 0.6125 + 0.1125))
     negative = {**scores, "prose": TaskScores("prose", "loss", (0,), (-1.0,), -1.0, False)}
     with pytest.raises(ScoringError, match="cannot be ranked"):
         objective_estimate(negative, {}, SUITE)
@@ -248,6 +252,47 @@ def test_the_difference_of_two_objectives_is_that_of_their_values():
     assert found.low < found.value < found.high
     back = objective_difference(b, a, SUITE)
     assert (back.value, back.low, back.high) == pytest.approx((-found.value, -found.high, -found.low))
+
+
+def test_what_all_references_keep_to_is_presumed_of_others():
+    unit, beyond = accuracy(0.2, 1, 0, metric="em"), accuracy(0.2, 3, 0, metric="em")
+    assert presumed_range([unit, accuracy(1, 1, metric="em")]) == (0, 1)
+    assert presumed_range([unit, beyond]) is presumed_range([]) is None
+    assert presumed_range([unit, beyond], (0, 5)) == (0, 5)
+    f1 = TaskScores("qa", "f1", (0, 1), (1.0, 0.0), 0.5, True, jackknife=(0.4, 0.6))
+    assert presumed_range([f1]) is None, "the mean by chance"
+    suite = SuiteConfig(tasks=[{"name": "qa", "metric": "em"}, {"name": "prose", "metric": "word_perplexity"}])
+    scores = {"qa": unit, "prose": perplexity(np.random.default_rng(0), np.arange(5, 30))}
+    assert presumed_ranges(suite, [scores, scores]) == {"qa": (0, 1)}
+    assert presumed_ranges(suite, []) == {}
+
+
+def test_a_presumed_range_holds_as_long_as_the_scores_keep_to_it():
+    right, acc = accuracy(*[1.0] * 20, metric="em"), accuracy(*[1.0] * 20)
+    assert score_interval(right, within=(0, 1)) == score_interval(acc)
+    assert score_interval(accuracy(*[2.0] * 20, metric="em"), within=(0, 1)) is None
+    assert score_difference(right, right, within=(0, 1)) == score_difference(acc, acc)
+    over = accuracy(*[2.0] * 20, metric="em")
+    assert math.isinf(score_difference(over, right, within=(0, 1)).low)
+    assert item_range(over, (0, 1)) is None
+
+
+def test_an_unknown_range_is_told_of_means_alone():
+    points = accuracy(7, 8, 9, metric="points")
+    assert range_advice(points).startswith("task qa: the range of points is not known")
+    assert range_advice(points, (0, 10)) is range_advice(accuracy(1, 0)) is None
+    assert range_advice(perplexity(np.random.default_rng(0), np.arange(5, 30))) is None
+    assert range_advice(TaskScores("qa", "f1", (0, 1), (1.0, 0.0), 0.7, True)) is None
+
+
+def test_equal_errors_have_a_difference_of_utilities():
+    """All of both wrong: an error rate of 1 is a utility of 1/2, whose slope is -1/4."""
+    suite = SuiteConfig(tasks=[{"name": "qa", "metric": "error"}])
+    wrong = {"qa": replace(accuracy(*[1.0] * 20, metric="error"), higher_is_better=False)}
+    assert math.isinf(objective_difference(wrong, wrong, suite).low)
+    value, low, high = objective_difference(wrong, wrong, suite, ranges={"qa": (0, 1)})
+    _, _, certain = score_difference(wrong["qa"], wrong["qa"], within=(0, 1))
+    assert (value, low, high) == pytest.approx((0, -certain / 4, certain / 4))
 
 
 def test_with_a_task_without_an_interval_a_difference_is_not_certain():

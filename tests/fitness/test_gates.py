@@ -233,6 +233,31 @@ def test_equal_values_of_an_unknown_range_clear_no_gate_with_confidence():
     assert result.score == 1.0
 
 
+@pytest.mark.parametrize("gain", [0.0, 1.0, 0.3, -0.2])
+def test_a_relative_gate_does_not_jump_where_all_documents_differ_alike(gain):
+    values = np.random.default_rng(0).integers(0, 9, 100).astype(float)
+    config = suite(acc={"at_least": 1.0, "of": "base", "confidence": 0.95})
+    base, moved = graded(*values), values + gain
+    (alike,) = judge(graded(*moved), config, {"base": base})
+    assert (alike.limit, alike.cleared) == (pytest.approx(alike.score), gain >= 0)
+    (nearly,) = judge(graded(*moved[:-1], moved[-1] + 0.01), config, {"base": base})
+    assert nearly.limit == pytest.approx(alike.limit, abs=1e-3)
+    # of part of the documents that is no proof, nor of a single one
+    (part,) = judge(graded(*moved), config, {"base": base}, partial={"acc"})
+    assert part.cleared
+    with pytest.raises(SuiteError, match=r"state the metric's `range`"):
+        judge(graded(7.0), config, {"base": graded(7.0)})
+
+
+def test_a_presumed_range_gives_an_equal_gain_its_doubt():
+    gate = {"at_least": 1.0, "of": "base", "confidence": 0.95}
+    config, right = suite(acc=gate), graded(*[1.0] * 20)
+    (plain,) = judge(right, config, {"base": right})
+    (ranged,) = judge(right, config, {"base": right}, ranges={"acc": (0, 1)})
+    (known,) = judge(answers(20, 20), config, {"base": answers(20, 20)})
+    assert known.limit == ranged.limit < plain.limit == 1.0
+
+
 def test_a_perplexity_half_as_large_clears_a_gate_with_confidence():
     """Documents differ in length, and each is as hard for both but for 2 %."""
     rng = np.random.default_rng(0)

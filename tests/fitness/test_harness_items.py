@@ -118,10 +118,25 @@ def test_documents_without_an_answer_are_left_out(tmp_path, write_task, model, t
     assert scores["some"].doc_ids == (0, 2)
 
 
-@pytest.mark.parametrize("target", ["answer", "{{answer}}", "{{answer if answer is not none}}"])
+TARGETS = [
+    "answer",
+    "{{answer}}",
+    "{{answer if answer is not none}}",
+    " {{answer}}",
+    "{{answer}}\n",
+    "{{answer | trim}}",
+    "{{qa.answer}}",
+    "{{answers[0]}}",
+]
+
+
+@pytest.mark.parametrize("target", TARGETS)
 def test_a_null_is_no_answer(tmp_path, write_task, model, tokenizer, target):
     """Jinja renders it as "None"; a document may also say so itself."""
-    documents = [{"prompt": f"one {number}", "answer": answer} for number, answer in enumerate(["cat", None, "None"])]
+    documents = [
+        {"prompt": f"one {number}", "answer": answer, "qa": {"answer": answer}, "answers": [answer]}
+        for number, answer in enumerate(["cat", None, "None"])
+    ]
     (tmp_path / "nulls.jsonl").write_text("".join(json.dumps(document) + "\n" for document in documents))
     data = {"dataset_kwargs": {"data_files": {"test": "nulls.jsonl"}}, "fewshot_split": None, "num_fewshot": 0}
     write_task(tmp_path, "nulls", like="gen", doc_to_target=target, **data)
@@ -130,7 +145,8 @@ def test_a_null_is_no_answer(tmp_path, write_task, model, tokenizer, target):
     harness = Harness(suite)
     harness.bind(model, tokenizer)
     assert harness.likelihood("dev")["nulls"].doc_ids == (0, 2)
-    assert [each.target for each in questions(suite)[0].documents.values()] == ["cat", "", "None"]
+    told = [each.target.strip() for each in questions(suite)[0].documents.values()]
+    assert told == ["cat", "", "None"]
 
 
 POINTS = """
@@ -213,6 +229,30 @@ def test_scores_keep_to_the_range_that_the_suite_states(points, lengths, caplog)
     assert caplog.text == ""
 
 
+@pytest.mark.parametrize("aggregation", ["mean", "nanmean"])
+def test_rounding_does_not_leave_a_stated_range(points, tmp_path, aggregation):
+    harness = points(aggregation, nan="0", range=[0, 1])
+    shares = "def points(doc, results):\n    return {'points': %s}\n"
+    for changed, expected in (
+        ("1 + 5e-7", 1.0),
+        ("-5e-7", 0.0),
+        ("1.0000005 if len(doc['prompt']) % 2 else 0.5", None),
+    ):
+        (tmp_path / "points.py").write_text(shares % changed)
+        again = Harness(harness.suite)
+        again.bind(harness._network.model, harness._lm.tokenizer)
+        found = again.score("dev")["points"]
+        assert set(found.values) <= {0.0, 0.5, 1.0}
+        assert found.score == sum(found.values) / len(found.values)
+        assert expected in (None, found.score)
+        assert score_interval(found, within=(0, 1)) is not None
+    (tmp_path / "points.py").write_text(shares % "1 + 2e-6")
+    beyond = Harness(harness.suite)
+    beyond.bind(harness._network.model, harness._lm.tokenizer)
+    with pytest.raises(ScoringError, match=r"of document 0\): expected 0 to 1, the range that the suite states"):
+        beyond.score("dev")
+
+
 def test_a_range_is_part_of_what_scores_depend_on(points):
     plain, ranged = points("mean", nan="0"), points("mean", nan="0", range=[0, 9])
     assert plain.digests != ranged.digests
@@ -221,16 +261,22 @@ def test_a_range_is_part_of_what_scores_depend_on(points):
 
 def test_who_does_not_state_a_range_is_told_where_it_is_missed(points, tmp_path, caplog):
     harness = points("mean", nan="0")
+    ids = harness.documents["points"]["dev"]
+    harness.score("dev", items={"points": ids[:5]})  # part of the documents, as on a rung
+    assert caplog.text == ""
     harness.score("dev")
-    assert caplog.text == ""
-    equal = [number for number, value in enumerate(harness.score("dev")["points"].values) if value == 0]
-    harness.score("dev", items={"points": equal})  # part of the documents, as on a rung
-    assert caplog.text == ""
-    (tmp_path / "points.py").write_text("def points(doc, results):\n    return {'points': 3}\n")
-    alike = Harness(harness.suite)
-    alike.bind(harness._network.model, harness._lm.tokenizer)
-    assert score_interval(alike.score("dev")["points"]) is None
-    assert "task points: points has no confidence interval, as no document changes it: state its `range`" in caplog.text
+    assert "task points: the range of points is not known, so documents that all score alike give no" in caplog.text
+    caplog.clear()
+    (tmp_path / "points.py").write_text("def points(doc, results):\n    return {'points': 1}\n")
+    for aggregation, told in (("mean", ""), ("median", "points has no confidence interval, as no document changes it")):
+        (tmp_path / "points.yaml").write_text(
+            (tmp_path / "points.yaml").read_text().replace("aggregation: mean", f"aggregation: {aggregation}")
+        )
+        alike = Harness(harness.suite)
+        alike.bind(harness._network.model, harness._lm.tokenizer)
+        assert alike.score("dev")["points"].score == 1
+        assert told in caplog.text
+        assert bool(told) is bool(caplog.text)
 
 
 def test_metrics_of_a_corpus_cannot_race(tmp_path, task_folder, write_task):

@@ -222,6 +222,15 @@ def test_what_lacks_a_value_for_some_documents_is_never_certain_to_miss():
     assert not contest.gated
 
 
+def test_a_candidate_without_a_value_for_a_document_is_not_certain_to_miss():
+    config = suite({"gate": {"at_least": 0.9}})
+    contest = race({"a": 400}, config, a=scores("a", dict.fromkeys(range(400), 1.0)))
+    values = dict.fromkeys(contest.rungs[0].items["a"], 0.0)
+    for left_out, told in ((0, "certain to miss the gate of a"), (1, None)):
+        drawn = {"a": scores("a", dict([*values.items()][left_out:]))}
+        assert contest.doomed(drawn, judge(drawn, config, {}), 0) == told
+
+
 def test_the_likelihood_of_answers_is_weighted_as_the_objective_is():
     config = suite({"weight": 3.0}, {"name": "b"}, {"name": "without answers"})
     answers = {"a": scores("a", {0: -1.0}, "likelihood"), "b": scores("b", {0: -2.0}, "likelihood")}

@@ -29,7 +29,7 @@ def test_a_suite_survives_the_way_into_the_study_and_back():
     tasks[1]["range"] = [0, 10]
     config = parse({"tasks": tasks, "include_path": ["tasks"], "batch_size": 7})
     assert parse(config.model_dump(mode="json")) == config
-    assert config.ranges == {"task0": None, "task1": (0, 10), "task2": None}
+    assert [task.range for task in config.tasks] == [None, (0, 10), None]
     assert [str(task.gate) for task in config.tasks] == [">= 0.9", ">= 0.98 x best_parent", "<= 1.05 x base"]
 
 

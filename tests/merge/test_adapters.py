@@ -66,3 +66,13 @@ def test_resized_embeddings_stay_tied(merged):
     assert (config["tie_word_embeddings"], config["vocab_size"]) == (True, 30)
     assert torch.equal(found[f"{EMBEDDING}.weight"], rows)
     assert torch.equal(found[f"{HEAD}.weight"], rows)
+
+
+def test_factors_over_a_resized_embedding_leave_the_head_as_resized(merged, lora):
+    (_, b), rows = lora, torch.randn(30, 16, generator=torch.Generator().manual_seed(7))
+    a = torch.randn(2, 30, generator=torch.Generator().manual_seed(8))
+    factors = {f"{EMBEDDING}.lora_embedding_A": a, f"{EMBEDDING}.lora_embedding_B": b.T.contiguous()}
+    config, found = merged({f"{EMBEDDING}.base_layer.weight": rows} | factors)
+    assert (config["tie_word_embeddings"], config["vocab_size"]) == (False, 30)
+    torch.testing.assert_close(found[f"{EMBEDDING}.weight"], rows + 2 * a.T @ b)
+    assert torch.equal(found[f"{HEAD}.weight"], rows)

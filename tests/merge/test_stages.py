@@ -1,6 +1,7 @@
 """Stages: later documents read the results of earlier ones as if these had been merged to disk first."""
 
 import json
+import weakref
 from collections import Counter
 
 import pytest
@@ -230,6 +231,24 @@ def test_the_tensor_that_a_stage_keeps_is_let_go(recipe):
     assert stage.read("model.norm.weight") is not first
     stage.release()
     assert stage.read("model.norm.weight") is not first
+
+
+def test_a_tensor_is_kept_only_for_another_reader(untied):
+    first = {"name": "first", "merge_method": "linear", "parameters": {"weight": 1.0}, "models": models(untied["one"])}
+    second = first | {"name": "second", "models": models("first", untied["two"])}
+    last = {"merge_method": "linear", "parameters": {"weight": 1.0}, "models": models("second", untied["base"])}
+
+    def kept(*documents):
+        checkpoints = open_sources(chain(*documents))
+        found = [weakref.ref(checkpoints[ModelRef(name)].read("lm_head.weight")) for name in ("first", "second")]
+        return [tensor() is not None for tensor in found]
+
+    assert kept(first, second, last) == [False, False]
+    assert kept(first, second, last | {"models": models("first", "second")}) == [True, False]
+    unused = last | {"name": "unused", "models": models("first", "second")}
+    assert kept(first, second, unused, last) == [False, False]
+    # rows that the other model lacks would be those of the stage
+    assert kept(first, second | {"tokenizer_source": "union"}, last) == [True, False]
 
 
 def test_a_warning_that_reaches_a_recipe_by_many_ways_is_told_once(untied):

@@ -37,6 +37,18 @@ def test_gates_pull_the_search_into_the_feasible_part():
     assert np.mean([one.x[0] for one in history[50:]]) < 0.3
 
 
+def test_what_is_stopped_at_a_gate_still_leads_to_it():
+    """Hardly any vector clears it; what misses it by far has no objective."""
+    aim = np.linspace(0.15, 0.85, 6)
+
+    def judge(x):
+        missed = float(np.sqrt(np.mean((x - aim) ** 2))) / 0.15 - 1
+        return None if missed > 0.3 else -missed, (missed,)
+
+    history = search(TpeConfig(), judge, 80, [0] * 6)
+    assert sum(one.violations[0] <= 0 for one in history[40:]) > 10  # 0 at random
+
+
 def test_failures_push_the_search_away():
     history = search(TpeConfig(), lambda x: (None, ()) if x[0] > 0.5 else (1.0, ()), 80, [0, 0])
     assert sum(one.objective is None for one in history[40:]) < 14  # 20 at random

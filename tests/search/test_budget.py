@@ -60,7 +60,7 @@ def session(pool, begun, search_of):
 
 def found(folder) -> list:
     study = StudyView(folder)
-    items = [study.items(candidate_items(each.number)) if each.scores else {} for each in study.candidates()]
+    items = [study.scores(candidate_items(each.number), each) if each.scores else {} for each in study.candidates()]
     records = [(each.state, each.x, each.recipe, each.objective, each.violations) for each in study.candidates()]
     return [*zip(records, items, strict=True)]
 

@@ -1,3 +1,4 @@
+import weakref
 from pathlib import Path
 
 import pytest
@@ -5,9 +6,11 @@ import torch
 
 from evomerge.config import SearchConfig, search_config
 from evomerge.merge import LiveModel
+from evomerge.merge.stages import Stage
 from evomerge.search.baselines import source_recipes, uniform_recipes
-from evomerge.search.evaluator import Evaluator
+from evomerge.search.evaluator import Evaluator, score_model
 from evomerge.search.outcome import Job
+from fitness.harness import Harness
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +100,30 @@ def test_uniform_merges_cover_the_plain_ways(config):
     assert all(
         Path(config.models.base.path).as_posix() in recipe for name, recipe in recipes.items() if name != "uniform"
     )
+
+
+@pytest.mark.usefixtures("evaluator")  # which puts the number of threads back
+def test_what_stages_keep_is_let_go_before_their_recipe_is_scored(config, tmp_path, monkeypatch):
+    base, first = config.models.base.ref, config.models.parents[0].ref
+    linear = "merge_method: linear, parameters: {weight: 1.0}, models"
+    (tmp_path / "recipe.yaml").write_text(
+        f"{{name: mean, {linear}: [{{model: {base}}}, {{model: {first}}}]}}\n---\n"
+        f"{{name: again, {linear}: [{{model: mean}}, {{model: {base}}}]}}\n---\n"
+        f"{{{linear}: [{{model: mean}}, {{model: again}}]}}\n"
+    )
+    merged, left = [], []
+
+    def read(self, name, read=Stage.read):
+        tensor = read(self, name)
+        merged.append(weakref.ref(tensor))
+        return tensor
+
+    def score(self, split, score=Harness.score):
+        left.extend(tensor for tensor in merged if tensor() is not None)
+        return score(self, split)
+
+    monkeypatch.setattr(Stage, "read", read)
+    monkeypatch.setattr(Harness, "score", score)
+    assert score_model(tmp_path / "recipe.yaml", config.suite, config.workers, "dev")
+    assert merged
+    assert left == []

@@ -272,8 +272,11 @@ def test_other_hardware_than_in_an_earlier_session_is_no_mismatch(search, config
     best = search.study.best
     suite = config.suite.model_copy(update={"batch_size": 8})
     elsewhere = Evaluator(config.models, suite, config.workers).evaluate(Job("x", best.recipe))
-    items = {task: dict(zip(each.doc_ids, each.values, strict=True)) for task, each in elsewhere.scores.items()}
-    assert items != search.study.items(candidate_items(best.number))
+    recorded = search.study.scores(candidate_items(best.number), best)
+    assert {task: each.doc_ids for task, each in elsewhere.scores.items()} == {
+        task: each.doc_ids for task, each in recorded.items()
+    }
+    assert any(each.values != recorded[task].values for task, each in elsewhere.scores.items())
     assert elsewhere.means == pytest.approx(best.scores, rel=1e-5)
     pool.faults = {"export": [elsewhere], "live": [elsewhere]}
     assert choose_winner(search) == best
@@ -340,6 +343,18 @@ def test_an_export_that_cannot_be_checked_says_why(search, pool):
     pool.faults["export"] = [Outcome(reason="timeout: took longer than 5 s")]
     with pytest.raises(ScoringError, match=r"could not be checked.*timeout.*evomerge resume"):
         choose_winner(search)
+
+
+def test_a_range_that_is_not_known_is_told_once_and_early(search, pool, capsys):
+    scores = {name: pool.evaluator.evaluate(Job(name, recipe)).scores for name, recipe in search.sources.items()}
+    for name, found in scores.items():
+        values = tuple(9 * value for value in found["choice"].values)
+        marks = replace(found["choice"], metric="points", values=values, score=fmean(values))
+        pool.faults[name] = [Outcome(found | {"choice": marks})]
+    search.wish = lambda: "pause" if len(pool.names) == len(search.sources) else None
+    for _ in range(2):
+        search.run()
+    assert capsys.readouterr().err.count("warning: task choice: the range of points is not known") == 1
 
 
 def test_warnings_of_workers_are_told_once(search, pool, capsys):

@@ -1,18 +1,20 @@
 """Searches whose candidates race."""
 
+import math
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 
 from evomerge.config import SearchConfig, search_config
 from evomerge.errors import StudyError
-from evomerge.optimize import Told
-from evomerge.search.loop import Search
+from evomerge.optimize import Told, TpeConfig, make_optimizer
+from evomerge.search.loop import Search, _told
 from evomerge.search.outcome import Job
 from evomerge.search.progress import SearchProgress
-from evomerge.study import MAX_ATTEMPTS, Study, StudyView
+from evomerge.study import MAX_ATTEMPTS, Candidate, Result, Study, StudyView
 from evomerge.study.items import candidate_items
 
 RACING = "suite.racing={rungs: [0.3, 0.6, 1.0], keep: 0.5}"
@@ -66,7 +68,7 @@ def found(folder):
         (each.state, each.x, each.scores, each.violations, each.objective, each.stopped, each.rung, each.likelihood)
         for each in study.candidates()
     ]
-    items = [study.items(candidate_items(each.number)) if each.scores else {} for each in study.candidates()]
+    items = [study.scores(candidate_items(each.number), each) if each.scores else {} for each in study.candidates()]
     return records, items, study.best and study.best.number
 
 
@@ -78,7 +80,8 @@ def test_few_climb_to_the_top_and_only_they_can_be_best(raced):
     assert 0 < len(top) <= len(candidates) / 2
     assert study.best in top
     for candidate in candidates:
-        counts = {task: len(items) for task, items in study.items(candidate_items(candidate.number)).items()}
+        scores = study.scores(candidate_items(candidate.number), candidate)
+        counts = {task: len(each.values) for task, each in scores.items()}
         assert counts == {task: sizes[candidate.rung - 1] for task, sizes in RUNGS.items()}
         assert candidate.feasible == (candidate.stopped is None and candidate.gates["choice"])
         # choice pays for what is new; prose is no mean of its items and is scored from the first one on each rung
@@ -101,8 +104,8 @@ def test_at_the_top_a_score_is_that_of_all_items(raced, pool):
 def first_items(folder):
     """Candidate -> the documents of `choice` on its first rung, of those that a race stopped there."""
     study = StudyView(folder)
-    stopped = [each.number for each in study.candidates() if each.rung == 1]
-    return {number: tuple(study.items(candidate_items(number))["choice"]) for number in stopped}
+    stopped = [each for each in study.candidates() if each.rung == 1]
+    return {each.number: study.scores(candidate_items(each.number), each)["choice"].doc_ids for each in stopped}
 
 
 def test_a_generation_races_over_the_same_documents_and_the_next_over_others(raced):
@@ -238,9 +241,19 @@ def test_no_optimizer_is_told_the_objective_of_part_of_the_documents(session, ti
             search.run()
     candidates = StudyView(tmp_path / "s").candidates()
     assert {each.stopped is None for each in candidates} == {True, False}
+    assert any(each.violation > 0 for each in candidates if each.stopped)
     assert [(one.objective, one.violations) for one in told] == 2 * [
-        (None, ()) if each.stopped else (each.objective, tuple(each.violations.values())) for each in candidates
+        (None if each.stopped else each.objective, tuple(each.violations.values())) for each in candidates
     ]
+
+
+def test_what_failed_is_told_without_violations():
+    """They may be no numbers: that is a reason to fail."""
+    judged = Result(scores={"a": math.nan}, violations={"a": math.nan, "b": 0.1}, objective=math.nan).settled
+    failed = Candidate(**vars(judged), number=0, state="failed", x=(0.5,), genome={}, recipe="# recipe")
+    told = _told(failed)
+    assert (told.objective, told.violations) == (None, ())
+    make_optimizer(TpeConfig(), initial=np.array([0.5]), choices=[0], seed=0).tell([told])
 
 
 @pytest.mark.parametrize("optimizer, draws", [("cma_es", 1), ("random", 6)])

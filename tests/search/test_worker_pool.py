@@ -6,7 +6,7 @@ from evomerge.config import search_config
 from evomerge.errors import ConfigError
 from evomerge.search.baselines import source_recipes
 from evomerge.search.outcome import Job
-from evomerge.search.workers import WorkerPool
+from evomerge.search.workers import WorkerPool, require_answer
 
 
 @pytest.fixture
@@ -42,6 +42,13 @@ def test_a_job_that_takes_too_long_ends_and_its_worker_is_replaced(config):
 
 
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+@pytest.mark.parametrize("address", ["a..b:6379", f"ray://{'x' * 64}.com:10001"])
+def test_an_address_whose_host_no_name_can_be_is_told_in_one_line(address):
+    with pytest.raises(ConfigError) as error:
+        require_answer(address)
+    assert f"no Ray cluster to work on (workers.address={address}): found no name of a host" in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [

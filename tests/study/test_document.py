@@ -8,7 +8,7 @@ import pytest
 from evomerge.cli import main
 from evomerge.errors import UsageError
 from evomerge.study import Candidate, Result, Study, StudyView
-from evomerge.study.document import candidate_detail, list_studies, study_document
+from evomerge.study.document import StudyDocument, candidate_detail, list_studies, study_document
 from evomerge.study.table import SHOWN, ending_table, study_table
 
 Add = Callable[..., Candidate]
@@ -113,6 +113,15 @@ def test_infinity_is_null(study: Study):
     document = strict(study_document(study).model_dump_json())
     assert document["candidates"][0]["scores"] == {"prose": None}
     assert document["candidates"][0]["gates"] == {"prose": False}
+
+
+def test_a_lead_without_an_interval_is_what_the_schema_says(study: Study, recorded: Add):
+    recorded(study, 0.5)
+    lead = {"candidate": 0, "rival": "uniform", "split": "dev", "objective": (0.1, -math.inf, math.inf), "tasks": {}}
+    study.note("differences", [lead])
+    document = study_document(study)
+    assert strict(document.model_dump_json())["differences"][0]["objective"] == [0.1, None, None]
+    assert StudyDocument.model_validate_json(document.model_dump_json()).differences == document.differences
 
 
 def test_one_candidate_in_full(study: Study, recorded: Add):

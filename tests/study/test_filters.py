@@ -12,8 +12,6 @@ from evomerge.study.filters import FILTERS
         ("short", -12.34567, "-12.35"),
         ("interval", (0.1, 0.25), "[0.1000, 0.2500]"),
         ("interval", None, ""),
-        ("difference", (0.5, -0.25, 1.0), "+0.5000 [-0.2500, +1.0000]"),
-        ("difference", None, "–"),
         ("margin", -0.1, "+10.0 %"),
         ("margin", 0.031, "−3.1 %"),
         ("margin", 0.0, "+0.0 %"),

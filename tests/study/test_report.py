@@ -2,6 +2,7 @@ import io
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -172,16 +173,25 @@ def test_a_sure_candidate_comes_before_one_with_a_higher_mean(night: Study):
     assert [candidate.number for candidate in ranked(document.candidates)] == [1, 2, 0]
 
 
-def test_what_is_certain_of_nothing_comes_after_what_is(night: Study, recorded: Add):
-    """Without an interval nothing says that 0.99 is more than chance; among themselves the objective decides."""
-    for objective in (0.8, 0.99, 0.9):
-        recorded(night, objective)
-    assert study_document(night).best.number == 1
+def test_where_a_task_has_no_interval_the_others_tell_the_lower_limit(night: Study):
+    """Such a candidate is ranked among those that have an interval, and is shown without one."""
     add_sure(night, 0.7, 0.1)
+    for low in (0.5, 0.65):
+        result = replace(sure(0.9, 0.1), objective_interval=None, objective_floor=low)
+        night.finish(night.start([0.5], {}, {}, f"# {low}\n"), result)
+    add_sure(night, 0.8, 0.18)
     document = study_document(night)
-    assert document.best.number == night.best.number == 3
-    assert [candidate.number for candidate in ranked(document.candidates)] == [3, 1, 2, 0]
-    assert [each.number for each in sorted(night.candidates(), key=lambda each: each.floor)] == [0, 2, 1, 3]
+    assert document.best.number == night.best.number == 2
+    assert document.best.objective_interval is None
+    assert [candidate.number for candidate in ranked(document.candidates)] == [2, 3, 0, 1]
+    assert [each.number for each in sorted(night.candidates(), key=lambda each: each.floor)] == [1, 0, 3, 2]
+
+
+def test_a_study_of_an_older_evomerge_is_ranked_by_what_it_has(night: Study, recorded: Add):
+    add_sure(night, 0.8, 0.2)  # 0.6
+    recorded(night, 0.7)
+    add_sure(night, 0.9, 0.1)
+    assert [candidate.number for candidate in ranked(study_document(night).candidates)] == [2, 1, 0]
 
 
 def test_scores_have_intervals_in_tables(night: Study, recorded: Add, scores):
@@ -231,9 +241,14 @@ def test_how_sure_the_winner_is(night: Study):
     turned = document.differences[0].model_copy(update={"objective": (-0.1, -0.15, -0.05)})
     [sentence, _] = evidence(document.model_copy(update={"differences": (turned,)}))
     assert sentence.endswith(" it trails the best parent (x) by +0.1000 [+0.0500, +0.1500].")
-    unknown = document.differences[0].model_copy(update={"objective": (0.1, -math.inf, math.inf)})
-    [sentence, _] = evidence(document.model_copy(update={"differences": (unknown,)}))
-    assert sentence.endswith(" it leads the best parent (x) by +0.1000 (no interval), which may be chance.")
+    for value, said in ((0.1, "leads"), (-0.1, "trails")):
+        unknown = {"candidate": 0, "rival": "x", "split": "dev", "objective": (value, -math.inf, math.inf), "tasks": {}}
+        night.note("differences", [unknown])
+        [sentence, _] = evidence(study_document(night))
+        assert sentence.endswith(f" it {said} the best parent (x) by +0.1000 (no interval), which may be chance.")
+        text = Page(report(night)).text
+        assert f"{value:+.4f}no interval" in text
+        assert "[-inf" not in text
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,8 @@ def test_a_candidate_is_one_trial_that_optuna_reads(study: Study, folder: Path, 
     assert trial.distributions["source"] == optuna.distributions.CategoricalDistribution(("a", "b"))
     assert trial.value == 0.75
     assert list(trial.constraints.values()) == [-0.1, 0.25]
-    assert study.items(candidate_items(0))["shipping"] == {0: 0.9, 2: 0.9, 4: 0.9, 6: 0.9}
+    shipping = study.scores(candidate_items(0), finished)["shipping"]
+    assert (shipping.doc_ids, shipping.values) == ((0, 2, 4, 6), (0.9,) * 4)
     assert study.tasks() == {
         "shipping": {"metric": "exact_match", "higher_is_better": True},
         "prose": {"metric": "word_perplexity", "higher_is_better": False},
@@ -256,9 +257,9 @@ def test_baselines_and_finalists_are_kept_in_order_with_their_items(
     assert view.baselines()[0].reason == "out of memory"
     assert view.baselines()[1].gates == {"shipping": False}
     assert [(each.name, each.number) for each in view.finalists()] == [("base", None), ("0", 0)]
-    assert view.items(baseline_items("org/model"))["shipping"][0] == 0.3
-    assert view.items(holdout_items("base"))["shipping"][0] == 0.1
-    assert view.items(holdout_items("0"))["shipping"][0] == 0.2
+    assert view.scores(baseline_items("org/model"), result)["shipping"].values[0] == 0.3
+    assert view.scores(holdout_items("base"), result)["shipping"].values[0] == 0.1
+    assert view.scores(holdout_items("0"), result)["shipping"].values[0] == 0.2
 
 
 def test_hours_add_up_over_sessions_that_were_killed(folder: Path, created: Create, monkeypatch: pytest.MonkeyPatch):

@@ -194,7 +194,7 @@ def test_no_such_candidate(small):
 
 def test_every_document_is_on_one_page(written):
     study = StudyView(written)
-    own = study.items(candidate_items(3))["shipping"]
+    own = study.scores(candidate_items(3), study.candidate(3))["shipping"].doc_ids
     seen: list[int] = []
     for outcome in ("lost", "won", "level"):
         first = page_of(study, 3, task="shipping", outcome=outcome).items
@@ -229,7 +229,7 @@ def test_prompts_are_shown_as_text(opened, runs_dir):
 
 def with_prompts(folder: Path, prompt: Prompt) -> None:
     study = StudyView(folder)
-    documents = study.items(candidate_items(3))["refunds"]
+    documents = study.scores(candidate_items(3), study.candidate(3))["refunds"].doc_ids
     rows = [{"task": "refunds", "doc_id": doc_id, **prompt.model_dump()} for doc_id in documents]
     pq.write_table(pa.Table.from_pylist(rows, schema=prompts.SCHEMA), prompts.prompts_path(study.folder))
 
