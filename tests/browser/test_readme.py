@@ -15,6 +15,6 @@ def test_pictures_for_the_readme(tmp_path, dashboard, visit, keep):
         page = visit(served, width=width, scheme=scheme)
         page.set_viewport_size({"width": width, "height": height})
         page.goto(f"{served.origin}/studies/demo")
-        expect(page.locator("[data-figure] .main-svg").first).to_be_visible()
+        expect(page.locator("[data-figure] .main-svg").first).to_be_visible(timeout=60_000)
         page.wait_for_load_state("networkidle")
         keep(page, name, whole=False)

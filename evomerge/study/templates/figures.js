@@ -126,7 +126,7 @@ window.figures = (() => {
         if (isIntersecting && state.stale) drawSoon(target);
       }
     },
-    { rootMargin: "300px" },
+    { rootMargin: "400px" },
   );
 
   // Find figures that are new, and forget those that are gone.
