@@ -37,10 +37,11 @@ def wait_for(folder: Path, pattern: str, count: int, process: subprocess.Popen[s
     raise AssertionError(f"{pattern!r} was not found {count} times; exit code {process.poll()}")
 
 
-def test_killed_three_times_it_ends_like_one_left_alone(calm, words, held, tmp_path):
+@pytest.mark.parametrize("times", [1, pytest.param(3, marks=pytest.mark.soak)])
+def test_killed_it_ends_like_one_left_alone(calm, words, held, tmp_path, times):
     folder, generator = tmp_path / "killed", random.Random(0)
     command = words(folder, "budget.candidates=19")
-    for moment in sorted(generator.sample(range(1, 19), 3)):
+    for moment in sorted(generator.sample(range(1, 19), times)):
         process = start(command)
         wait_for(folder, CANDIDATE, moment, process)
         time.sleep(generator.random() / 10)
@@ -70,6 +71,7 @@ def test_killed_when_all_scores_are_known_it_ends_alike(calm, words, held):
     assert all(each.cached for each in (*study.baselines(), *study.candidates(), *study.finalists()))
 
 
+@pytest.mark.soak  # every day a worker is ended because its job takes too long, and replaced
 def test_a_killed_worker_is_replaced_and_the_budget_is_completed(words, tmp_path):
     folder = tmp_path / "s"
     process = start(words(folder, "budget.candidates=30"))
