@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from evomerge.methods._magnitudes import norm_ratio, of_rank
+from evomerge.methods._magnitudes import norm_ratio, of_ranks
 from evomerge.methods._method import Chunk, Coefficients, Method, Operands, Parameter
 from evomerge.methods._task_vectors import add, divisor, elect, parameters
 
@@ -66,8 +66,12 @@ def _bands(operands: Operands) -> tuple[list[float], list[float], list[float]]:
         if 0.0 < density < 1.0:
             assert operands.base is not None  # the method requires a base
             dropped, kept = band(operands.base.numel(), density, gamma)
-            low = of_rank(operands, place, dropped + kept) if kept else math.inf
-            high = of_rank(operands, place, dropped + 1) if kept and dropped else math.inf
+            if not kept:
+                low = math.inf
+            elif not dropped:
+                (low,) = of_ranks(operands, place, kept)
+            else:
+                low, high = of_ranks(operands, place, dropped + kept, dropped + 1)
             if operands.shared["rescale"]:
                 factor = norm_ratio(operands.base, operands.models[place], low, high, operands.device)
         lows.append(low)

@@ -105,19 +105,19 @@ def in_order(vectors: tuple[Tensor, ...], shape: tuple[int, ...], device: torch.
     return bits
 
 
-def of_rank(operands: Operands, place: int, rank: int) -> float:
-    """The `rank`-th largest magnitude, 1 for the largest, of the task vector of the model at a place; 0 if it has none.
+def of_ranks(operands: Operands, place: int, *ranks: int) -> list[float]:
+    """The magnitudes of these ranks, 1 for the largest, in the task vector of the model at a place; 0 if it has none.
 
-    What it takes to know it is kept for later recipes, as far as there is room.
+    What it takes to know them is kept for later recipes, as far as there is room.
     """
     assert operands.base is not None  # the method requires a base
     magnitudes: Magnitudes = operands.measure(quantiles, BASE, place)
     if magnitudes.binned:
         known: Tensor | None = operands.measure_large(in_order, 4 * magnitudes.count, BASE, place)
         if known is not None:
-            return _float(known[magnitudes.count - rank])
+            return [_float(known[magnitudes.count - rank]) for rank in ranks]
     values = task_vector(operands.base, operands.models[place], operands.device)
-    return magnitudes.of_rank(rank, values, operands.device)
+    return [magnitudes.of_rank(rank, values, operands.device) for rank in ranks]
 
 
 def count_magnitudes(count: int, values: Values, device: torch.device) -> Magnitudes:

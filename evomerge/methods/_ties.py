@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from evomerge.methods._magnitudes import norm_ratio, of_rank
+from evomerge.methods._magnitudes import norm_ratio, of_ranks
 from evomerge.methods._method import Chunk, Coefficients, Method, Operands
 from evomerge.methods._task_vectors import elect, parameters
 
@@ -21,7 +21,7 @@ def settle(operands: Operands) -> Coefficients:
         threshold, factor = 0.0, float(density > 0.0)
         if 0.0 < density < 1.0:
             assert operands.base is not None  # the method requires a base
-            threshold = of_rank(operands, place, max(1, int(density * operands.base.numel())))
+            (threshold,) = of_ranks(operands, place, max(1, int(density * operands.base.numel())))
             if operands.shared["rescale"]:
                 factor = norm_ratio(operands.base, operands.models[place], threshold, math.inf, operands.device)
         thresholds.append(threshold)
