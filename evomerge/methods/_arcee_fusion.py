@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from evomerge.methods._magnitudes import count_magnitudes
+from evomerge.methods._magnitudes import count_magnitudes, task_vector
 from evomerge.methods._method import (
     BASE,
     Chunk,
@@ -19,6 +19,7 @@ from evomerge.methods._method import (
     Operands,
     accumulator,
     add_up,
+    columns_of,
     fetch,
 )
 
@@ -44,12 +45,13 @@ class Importance:
 def importance(vectors: tuple[Tensor, ...], shape: tuple[int, ...], device: torch.device) -> Importance:
     """The importance of the entries of two flat tensors (base, model), each (n,), whose rows are the last dimension."""
     base, model = vectors
-    count, columns = base.numel(), _columns(shape)
+    count, columns = base.numel(), columns_of(shape)
     divergences = _divergences(base, model, columns, device)
 
+    deltas = task_vector(base, model, device)
+
     def importances(piece: slice) -> Tensor:
-        delta = fetch(model, piece, device) - fetch(base, piece, device)
-        return delta.abs() * _expand(divergences, columns, piece)
+        return deltas(piece).abs() * _expand(divergences, columns, piece)
 
     if not count:
         return Importance(divergences, 0.0)
@@ -63,7 +65,7 @@ def importance(vectors: tuple[Tensor, ...], shape: tuple[int, ...], device: torc
 def settle(operands: Operands) -> Coefficients:
     """The threshold; each entry's divergence as a field."""
     found: Importance = operands.measure(importance, BASE, 0)
-    columns = _columns(operands.shape)
+    columns = columns_of(operands.shape)
     return Coefficients(
         (operands.tensor(found.threshold),), fields=lambda piece: (_expand(found.divergences, columns, piece),)
     )
@@ -75,10 +77,6 @@ def combine(chunk: Chunk) -> Tensor:
     vector = chunk.models[0] - chunk.base
     taken = vector.abs() * chunk.fields[0] >= chunk.coefficients[0]
     return chunk.base + vector * taken  # a product: NaN and Inf come through where they are dropped, too
-
-
-def _columns(shape: tuple[int, ...]) -> int:
-    return max(1, shape[-1] if shape else 1)
 
 
 def _divergences(base: Tensor, model: Tensor, columns: int, device: torch.device) -> Tensor:

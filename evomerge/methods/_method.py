@@ -228,6 +228,11 @@ def merged(
     return method.combine(Chunk(None if base is None else base.float(), floats, coefficients, flags, fields, index))
 
 
+def columns_of(shape: tuple[int, ...]) -> int:
+    """The length of a row, which is along the last dimension; 1 if there are none."""
+    return max(1, shape[-1] if shape else 1)
+
+
 def chunks(count: int, device: torch.device) -> Iterator[slice]:
     """Slices that cover `count` elements in order, the same for any number of threads."""
     size = _CPU_CHUNK if device.type == "cpu" else _ACCELERATOR_CHUNK
